@@ -1,0 +1,163 @@
+import { ProteanError } from "../errors.ts";
+import type { Append, Appended } from "./event-store.ts";
+import type { Idempotency } from "./idempotency.ts";
+import type { Lease, Leases } from "./leases.ts";
+import type { OutboxInsert, OutboxStore } from "./outbox-store.ts";
+
+/**
+ * Values in rows are those of the wire: dates and times as ISO text, decimals as text, lists and dicts as JSON values. The adapter turns
+ * them into its columns' own types and back (wire-format §11).
+ */
+export type ColumnValue = string | number | bigint | boolean | null | readonly ColumnValue[] | { readonly [key: string]: ColumnValue };
+export type Row = Readonly<Record<string, ColumnValue>>;
+
+export type ColumnType = "string" | "text" | "integer" | "float" | "decimal" | "boolean" | "date" | "datetime" | "list" | "json";
+
+export interface Column {
+  readonly name: string;
+  readonly type: ColumnType;
+  readonly required: boolean;
+  readonly unique: boolean;
+  /** For `string`; default 255. */
+  readonly maxLength?: number;
+  readonly precision?: number;
+  readonly scale?: number;
+  /** For `list`: type of its items. */
+  readonly items?: ColumnType;
+}
+
+export interface Table {
+  readonly name: string;
+  /** Name of the element it holds, for errors. */
+  readonly element: string;
+  readonly columns: readonly Column[];
+  /** Column name of the identity. */
+  readonly key: string;
+  /** Aggregates: a column `_version` guards every update. */
+  readonly versioned: boolean;
+  readonly indexes?: readonly { readonly columns: readonly string[]; readonly unique: boolean }[];
+}
+
+/** Protean's lookup names. */
+export type Lookup =
+  | "exact"
+  | "iexact"
+  | "contains"
+  | "icontains"
+  | "startswith"
+  | "endswith"
+  | "gt"
+  | "gte"
+  | "lt"
+  | "lte"
+  | "in"
+  | "any"
+  | "overlap"
+  | "isnull";
+
+export type Condition =
+  | { readonly kind: "and" | "or"; readonly of: readonly Condition[] }
+  | { readonly kind: "not"; readonly of: Condition }
+  | { readonly kind: "test"; readonly column: string; readonly lookup: Lookup; readonly value: ColumnValue };
+
+export interface Selection {
+  readonly table: string;
+  readonly where: Condition | null;
+  /** In this order; ties are broken by the key so that pages never overlap. */
+  readonly order: readonly { readonly column: string; readonly descending: boolean }[];
+  /** null = no limit. */
+  readonly limit: number | null;
+  readonly offset: number;
+}
+
+export type RowWrite =
+  /** Fails with a ValidationError naming the field when a unique column's value exists, ExpectedVersionError when the key itself does. */
+  | { readonly kind: "insert"; readonly table: string; readonly row: Row }
+  /**
+   * Changes columns of one row. `version`: must be the stored `_version`, which becomes one more. `loaded`: every column named must still
+   * hold this value (rows without version: projections). Either mismatch, or a missing row, is an ExpectedVersionError.
+   */
+  | {
+      readonly kind: "update";
+      readonly table: string;
+      readonly key: ColumnValue;
+      readonly set: Row;
+      readonly version?: number;
+      readonly loaded?: Row;
+    }
+  | { readonly kind: "delete"; readonly table: string; readonly key: ColumnValue }
+  | { readonly kind: "updateWhere"; readonly table: string; readonly where: Condition | null; readonly set: Row }
+  | { readonly kind: "deleteWhere"; readonly table: string; readonly where: Condition | null };
+
+/** Says that `handler` has applied `messageId` (table `processed_message`, wire-format §11). */
+export interface ProcessedMarker {
+  readonly messageId: string;
+  /** FQN of the handler's method. */
+  readonly handler: string;
+}
+
+/** Everything that one unit of work writes into one database, applied in one transaction or not at all. */
+export interface CommitSet {
+  readonly rows: readonly RowWrite[];
+  /** Only where `EventStore.identity` equals this database's. */
+  readonly appends: readonly Append[];
+  readonly outbox: readonly OutboxInsert[];
+  readonly markers: readonly ProcessedMarker[];
+  /** Leases that must still be held (rulings 25); only leases of this database. */
+  readonly fences: readonly Lease[];
+}
+
+/** Another run of the same message was faster: its marker is there already, nothing was changed. */
+export class AlreadyProcessedError extends ProteanError {
+  override readonly name: string = "AlreadyProcessedError";
+  constructor(message: string) {
+    super("ALREADY_PROCESSED", message);
+  }
+}
+
+/** The lease that this write depends on belongs to somebody else by now; nothing was changed. */
+export class LeaseLostError extends ProteanError {
+  override readonly name: string = "LeaseLostError";
+  constructor(message: string) {
+    super("LEASE_LOST", message);
+  }
+}
+
+/**
+ * A relational database. **A unit of work buffers its writes** (rulings 16, 17): nothing is open across an `await`, and `commit` is one short
+ * transaction.
+ *
+ * Contract, checked by `test/conformance/database.ts`:
+ * - `commit` applies all of its set or nothing; order: fences, appends, rows in the given order, markers, outbox;
+ * - it waits for other writers without blocking the loop, at most 5 s, then throws ConnectionError (transient);
+ * - conflicts throw ExpectedVersionError `Wrong expected version: <n> (Aggregate: <Element>(<id>), Version: <m>)`, a marker that exists
+ *   AlreadyProcessedError, a lost lease LeaseLostError, a unique violation ValidationError naming the column;
+ * - `select` and `get` with `pending` see the database as if those writes were applied, and change nothing.
+ */
+export interface Database {
+  readonly name: string;
+  readonly provider: string;
+  readonly address: string;
+  readonly identity: string;
+  readonly leases: Leases;
+  readonly outbox: OutboxStore;
+  /** Idempotency keys kept in this database; used when `[idempotency] redis_url` isn't set. */
+  readonly idempotency: Idempotency;
+
+  /** Tells the adapter the tables before the first read; needed once. */
+  declare(tables: readonly Table[]): void;
+  get(table: string, key: ColumnValue): Promise<Row | null>;
+  select(selection: Selection, pending: readonly RowWrite[]): Promise<readonly Row[]>;
+  count(selection: Selection, pending: readonly RowWrite[]): Promise<number>;
+  isProcessed(markers: readonly ProcessedMarker[]): Promise<readonly boolean[]>;
+  commit(set: CommitSet): Promise<{ readonly appended: readonly Appended[] }>;
+  /** Deletes processed markers older than `age_ms`, at most `limit`; answers how many went. */
+  pruneMarkers(age_ms: number, limit: number): Promise<number>;
+
+  /** Creates missing tables, columns and indexes of the declared tables and of ours; says what it did. `dryRun`: only says. */
+  setup(options?: { readonly dryRun?: boolean }): Promise<readonly string[]>;
+  /** What `setup` would have to create; empty when all is there. */
+  missing(): Promise<readonly string[]>;
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
