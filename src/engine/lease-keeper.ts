@@ -1,0 +1,160 @@
+import type { Clock } from "../ports/clock.ts";
+import type { Lease, Leases } from "../ports/leases.ts";
+import type { Log } from "../ports/log.ts";
+
+/** A lease lives this long without renewal. With `TICK_ms` it bounds the takeover from a dead owner to 9 s (rulings 8: 10 s). */
+const TTL_ms = 7_000;
+/** Held leases are renewed and missing ones asked for this often. */
+const TICK_ms = 2_000;
+/** We stop trusting a lease this long before it runs out at the store, for the way there and for a pause right after looking. */
+const MARGIN_ms = 1_000;
+
+/** A place in the queue for one lease. */
+export interface LeaseClaim {
+  readonly name: string;
+  /**
+   * The lease while it is safely ours, else null. Looks at the monotonic clock, so a process that was paused sees null on waking; a
+   * commit that names the lease is refused by the store even if the pause comes after this look.
+   */
+  readonly lease: Lease | null;
+  /** Called with true when the lease was taken and with false when it was lost. One listener. */
+  onChange(listener: (held: boolean) => void): void;
+  /** Gives the lease up (if held) and stops asking for it. */
+  release(): Promise<void>;
+}
+
+interface Claim extends LeaseClaim {
+  readonly leases: Leases;
+  held: Lease | null;
+  validUntil_ms: number;
+  listener: (held: boolean) => void;
+}
+
+/**
+ * Keeps all leases of one engine: renews what is held in one round trip per store, asks for what is missing.
+ *
+ * waiting   the lease is somebody else's, or the store is away; asked for every `TICK_ms`
+ * held      renewed every `TICK_ms`; ends when a renewal answers without it or `TTL_ms − MARGIN_ms` passed since the last good one
+ * released  given up; never asked for again
+ */
+export class LeaseKeeper {
+  readonly #owner: string;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #claims = new Set<Claim>();
+  #cancelTick: (() => void) | null = null;
+  #ticking: Promise<void> | null = null;
+  #stopped = false;
+
+  constructor(options: { readonly owner: string; readonly clock: Clock; readonly log: Log }) {
+    this.#owner = options.owner;
+    this.#clock = options.clock;
+    this.#log = options.log;
+  }
+
+  /** Asks for a lease now and keeps asking; `lease` of the answer is null until it is ours. */
+  want(leases: Leases, name: string): LeaseClaim {
+    const keeper = this;
+    const claim: Claim = {
+      name,
+      leases,
+      held: null,
+      validUntil_ms: 0,
+      listener: () => {},
+      get lease() {
+        return this.held !== null && keeper.#clock.monotonic_ms() < this.validUntil_ms ? this.held : null;
+      },
+      onChange(listener) {
+        this.listener = listener;
+      },
+      async release() {
+        if (!keeper.#claims.delete(claim)) return;
+        const { held } = claim;
+        claim.held = null;
+        if (held !== null) await leases.release([held]);
+      },
+    };
+    this.#claims.add(claim);
+    void this.#acquire(claim);
+    this.#schedule();
+    return claim;
+  }
+
+  /** Releases everything, so that others take over at once. A store that is away is left to the leases' running out. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#cancelTick?.();
+    this.#cancelTick = null;
+    await this.#ticking;
+    await Promise.allSettled([...this.#claims].map((claim) => claim.release()));
+  }
+
+  #schedule(): void {
+    if (this.#stopped || this.#cancelTick !== null) return;
+    this.#cancelTick = this.#clock.timer(TICK_ms, () => {
+      this.#cancelTick = null;
+      this.#ticking = this.#tick().finally(() => {
+        this.#ticking = null;
+        if (this.#claims.size > 0) this.#schedule();
+      });
+    });
+  }
+
+  async #tick(): Promise<void> {
+    const byStore = new Map<Leases, Claim[]>();
+    for (const claim of this.#claims) {
+      const claims = byStore.get(claim.leases);
+      if (claims === undefined) byStore.set(claim.leases, [claim]);
+      else claims.push(claim);
+    }
+    await Promise.all([...byStore].map(([leases, claims]) => this.#tickStore(leases, claims)));
+  }
+
+  async #tickStore(leases: Leases, claims: readonly Claim[]): Promise<void> {
+    const held = claims.filter((claim) => claim.held !== null);
+    if (held.length > 0) {
+      const asked_ms = this.#clock.monotonic_ms();
+      try {
+        const kept = await leases.renew(
+          held.flatMap((claim) => (claim.held === null ? [] : [claim.held])),
+          TTL_ms,
+        );
+        const names = new Set(kept.map((lease) => lease.name));
+        for (const claim of held) {
+          if (names.has(claim.name)) claim.validUntil_ms = asked_ms + TTL_ms - MARGIN_ms;
+          else this.#lost(claim, "somebody else took it");
+        }
+      } catch (error) {
+        // The store is away: nobody else can take the lease there either, but it may run out before the store is back.
+        for (const claim of held) if (this.#clock.monotonic_ms() >= claim.validUntil_ms) this.#lost(claim, String(error));
+      }
+    }
+    for (const claim of claims) if (claim.held === null && this.#claims.has(claim)) await this.#acquire(claim);
+  }
+
+  async #acquire(claim: Claim): Promise<void> {
+    const asked_ms = this.#clock.monotonic_ms();
+    let lease: Lease | null;
+    try {
+      lease = await claim.leases.acquire(claim.name, this.#owner, TTL_ms);
+    } catch {
+      return; // the store is away; its own service reports that, and the next tick asks again
+    }
+    if (lease === null) return;
+    if (!this.#claims.has(claim)) {
+      await claim.leases.release([lease]).catch(() => {}); // given up meanwhile; else it runs out by itself
+      return;
+    }
+    if (claim.held !== null) return;
+    claim.held = lease;
+    claim.validUntil_ms = asked_ms + TTL_ms - MARGIN_ms;
+    this.#log.debug("lease.acquired", { lease: claim.name, generation: lease.generation });
+    claim.listener(true);
+  }
+
+  #lost(claim: Claim, reason: string): void {
+    claim.held = null;
+    this.#log.warning("lease.lost", { lease: claim.name, reason });
+    claim.listener(false);
+  }
+}
