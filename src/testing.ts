@@ -1,0 +1,2 @@
+/** All that `import … from "protean/testing"` offers. */
+export { ValidationError } from "./errors.ts";
