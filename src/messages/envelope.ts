@@ -10,7 +10,7 @@ import { DeserializationError, InvalidDataError } from "../errors.ts";
 import { checksumOfText } from "./checksum.ts";
 import { normalisedDateTime } from "./datetime.ts";
 import type { JsonObject, JsonValue, MemberSpan, WireObject } from "./json.ts";
-import { objectMembers, openObject, parseJson, pythonString, toJsonText } from "./json.ts";
+import { objectMembers, openObject, parseJson, parseWire, pythonString, toJsonText } from "./json.ts";
 import { MESSAGE_MAX_BYTES } from "./limits.ts";
 import { parseType } from "./names.ts";
 import type { TraceParent } from "./traceparent.ts";
@@ -296,6 +296,18 @@ export function decodeRow(row: StoredRow): DecodedMessage {
   const raw = row.metadataText === null ? {} : (asObject(parseJson(row.metadataText), "metadata") ?? {});
   const data = row.dataText === null ? undefined : parseJson(row.dataText);
   return finish({ dataText: row.dataText, data, metadataText: row.metadataText, raw, envelope: raw["envelope"], row });
+}
+
+/**
+ * Reads metadata alone, to be written again in another form (outbox rows for other brokers): floats in `extensions` stay floats.
+ * @throws DeserializationError when it can't be read
+ */
+export function decodeMetadata(metadataText: string): Metadata {
+  const { values, members } = openObject(metadataText, 1);
+  const metadata = readMetadata(values, values["envelope"], null);
+  const span = lastOf(members, "extensions");
+  if (span === undefined || values["extensions"] === null) return metadata;
+  return Object.freeze({ ...metadata, extensions: parseWire(metadataText.slice(span.from, span.to)) as WireObject });
 }
 
 interface Found {

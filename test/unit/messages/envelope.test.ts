@@ -3,7 +3,15 @@ import fc from "fast-check";
 import { DeserializationError, InvalidDataError } from "../../../src/errors.ts";
 import { encodePayload } from "../../../src/messages/checksum.ts";
 import type { Metadata } from "../../../src/messages/envelope.ts";
-import { decodeMessage, decodeRow, encodeExternal, encodeMessage, encodeMetadata, peekType } from "../../../src/messages/envelope.ts";
+import {
+  decodeMessage,
+  decodeMetadata,
+  decodeRow,
+  encodeExternal,
+  encodeMessage,
+  encodeMetadata,
+  peekType,
+} from "../../../src/messages/envelope.ts";
 import { MESSAGE_MAX_BYTES } from "../../../src/messages/limits.ts";
 import { PyFloat } from "../../../src/messages/python-number.ts";
 
@@ -224,6 +232,16 @@ describe("peeking at the type", () => {
     '{"metadata": {"headers": {"type": 1}}}',
     '{"__proto__": {"metadata": {}}}',
   ])("%s has none", (message) => expect(peekType(message)).toBeNull());
+});
+
+describe("metadata alone", () => {
+  test("is read and written again, floats of extensions included", () => {
+    const written = encodeMetadata({ ...metadata(), extensions: { rate: new PyFloat(10), list: [1, { big: 9007199254740993n }] } });
+    expect(written).toContain('"rate": 10.0');
+    expect(encodeMetadata(decodeMetadata(written))).toBe(written);
+    expect(decodeMetadata('{"headers": {"type": "A.B.v1"}, "extensions": null}').extensions).toEqual({});
+    for (const text of ["", "[]", '{"extensions": 1}']) expect(() => decodeMetadata(text)).toThrow(DeserializationError);
+  });
 });
 
 describe("rows of the store", () => {
