@@ -106,12 +106,13 @@ async function toFailure(error: unknown, file: string, files: readonly string[])
   const missing = missingImportOf(error, message);
   if (missing !== null) {
     const importer = missing.importer ?? file;
-    const place = missing.place ?? (await placeOfText(importer, quoted(missing.specifier)));
+    const specifier = shorten(missing.specifier, importer);
+    const place = missing.place ?? (await placeOfText(importer, quoted(specifier)));
     return {
       file: importer,
       line: place?.line ?? null,
       column: place?.column ?? null,
-      message: `can't find "${missing.specifier}"`,
+      message: `can't find "${specifier}"`,
       kind: "missing-import",
       cause: error,
     };
@@ -124,18 +125,20 @@ async function toFailure(error: unknown, file: string, files: readonly string[])
       file,
       line: place?.line ?? null,
       column: place?.column ?? null,
-      message: firstLine(message),
+      message: firstLine(message).replace(/ at file:.*$/, ""),
       kind: "missing-import",
       cause: error,
     };
   }
   const place = placeInStack(error, files);
-  const kind = error instanceof SyntaxError && place?.header === true ? "syntax" : "threw";
+  const isSyntax =
+    (error instanceof SyntaxError && place?.header === true) || (error instanceof TypeError && /^SyntaxError: /.test(message));
+  const kind = isSyntax ? "syntax" : "threw";
   return {
     file: place?.file ?? file,
     line: place?.line ?? null,
     column: place?.column ?? null,
-    message: thrownText(error, message),
+    message: isSyntax ? `SyntaxError: ${firstLine(message).replace(/^SyntaxError: /, "")}` : thrownText(error, message),
     kind,
     cause: error,
   };
@@ -178,15 +181,17 @@ function missingImportOf(error: unknown, message: string): MissingImport | null 
     );
   if (deno?.groups !== undefined) {
     const { specifier: name = "", url = "", line, column } = deno.groups;
-    return { specifier: shorten(name, toPath(url)), importer: toPath(url), place: { line: Number(line), column: Number(column) } };
+    return { specifier: name, importer: toPath(url), place: { line: Number(line), column: Number(column) } };
   }
+  const alone = /^Module not found "(?<specifier>[^"]+)"/.exec(message)?.groups?.["specifier"];
+  if (alone !== undefined) return { specifier: alone, importer: null, place: null };
   if (code !== "ERR_MODULE_NOT_FOUND" && code !== "MODULE_NOT_FOUND") return null;
   const name = /^[^'"]*['"]([^'"]+)['"]/.exec(message)?.[1];
   if (name === undefined) return null;
   const importer = /imported from (.+)$/m.exec(message)?.[1] ?? /^- (.+)$/m.exec(message)?.[1];
   return importer === undefined
     ? { specifier: name, importer: null, place: null }
-    : { specifier: shorten(name, toPath(importer)), importer: toPath(importer), place: null };
+    : { specifier: name, importer: toPath(importer), place: null };
 }
 
 /** Node and Deno name the absolute path that a relative import led to; people wrote `./gone.ts`. */
