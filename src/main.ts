@@ -1,7 +1,7 @@
 /** The program's entry: hands the arguments to the command line and ends the process with its exit code. */
 import { createRequire } from "node:module";
 import type { CliRuntime } from "./cli/main.ts";
-import { commandLineArguments, endProcess, endWhenReaderCloses, platformName, runtimeName } from "./runtime/environment.ts";
+import { commandLineArguments, endProcess, endWhenReaderCloses, platformName, runtimeName, writeError } from "./runtime/environment.ts";
 
 /** Put in by scripts/build.ts; not defined when run from source. */
 declare const PROTEAN_VERSION: string | undefined;
@@ -27,5 +27,17 @@ function versionOfPackage(): string {
 }
 
 endWhenReaderCloses();
-const { runCli } = await import("./cli/main.ts");
-await endProcess(await runCli(commandLineArguments(), runtime));
+let exitCode: number;
+try {
+  const { runCli } = await import("./cli/main.ts");
+  exitCode = await runCli(commandLineArguments(), runtime);
+} catch (error) {
+  // Mistakes of the user and faults outside are told by the command line; what gets here is ours (cli.md 2.4).
+  const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  writeError(
+    `protean ${runtime.build.version} (${runtime.build.commit}, ${runtime.build.platform}): a fault in protean itself\n${stack}\n`,
+  );
+  writeError("Please report it with these lines.\n");
+  exitCode = 70;
+}
+await endProcess(exitCode);
