@@ -22,7 +22,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   observatory: ["engine", "domain", "messages", "config", "runtime"],
   adapters: ["messages"],
   runtime: [],
-  compose: ["config", "adapters", "runtime", "domain", "engine", "messages"],
+  compose: ["observatory", "config", "adapters", "runtime", "domain", "engine", "messages"],
   cli: ["observatory", "engine", "domain", "messages", "config", "compose", "runtime", "mod"],
   main: ["cli", "runtime", "mod", "testing"],
   mod: ["domain", "messages", "config", "compose", "engine", "runtime"],
