@@ -1,0 +1,478 @@
+import { DeserializationError, ExpectedVersionError } from "../errors.ts";
+import { type DecodedMessage, decodeRow } from "../messages/envelope.ts";
+import { categoryOf } from "../messages/names.ts";
+import type { Clock } from "../ports/clock.ts";
+import { ALL_STREAMS, type EventStore, type StoredMessage } from "../ports/event-store.ts";
+import type { Log } from "../ports/log.ts";
+import type { Random } from "../ports/random.ts";
+import type { Telemetry } from "../ports/telemetry.ts";
+import type { Delivery, Outcome } from "./delivery.ts";
+import type { LeaseClaim, LeaseKeeper } from "./lease-keeper.ts";
+import { ReconnectPause } from "./reconnect-pause.ts";
+import { type FailureFacts, isBookkeeping, RecoveryLedger, type Unresolved } from "./recovery-ledger.ts";
+import type { Activity, Service, ServiceState, ServiceStatus } from "./service.ts";
+import type { EventStoreSettings } from "./settings.ts";
+import { WakeSignal } from "./wake-signal.ts";
+
+/** The shortest pause between two empty looks that nobody asked for (rulings 32). */
+const NET_ms = 250;
+/** A quiet subscription writes its cursor this long after the last message (G21, W11). */
+const FLUSH_ms = 500;
+/** At most this many batches' worth of positions may wait for recovery before reading stops (rulings 31). */
+const PARKED_BATCHES = 10;
+
+/**
+ * Hands the messages of one category (or of all) to one handler, straight from the event store, in order of global position.
+ *
+ * standby      another engine holds the lease
+ * starting     reads the cursor and rebuilds what is unresolved; tried until the store answers
+ * reading      asks for the next page after the cursor
+ * handling     runs the page's messages one by one. A failure is recorded in the store before the cursor moves on; later events of the same source
+ *              stream are recorded too, unrun, so that a stream's order holds (D11); commands of one stream don't wait for each other
+ * recovering   runs what is unresolved again, each at most every `recoveryInterval_ms`, in order of position; after `maxRetries` an `Exhausted` record ends it
+ * waiting      nothing new: sleeps until somebody appends, and writes the cursor once it has been quiet for half a second
+ * held         too many unresolved positions: only recovers
+ * stopping     ends after the message in hand and writes the cursor
+ *
+ * What a kill leaves: a message handled but not passed by the written cursor runs again (at most `positionUpdateInterval`, W11/G21); a failure
+ * recorded but not passed runs again and is recorded twice under the same position, which counts once.
+ */
+export class EventStoreSubscription implements Service {
+  readonly name: string;
+  readonly #handler: string;
+  readonly #category: string;
+  readonly #delivery: Delivery;
+  readonly #store: EventStore;
+  readonly #settings: EventStoreSettings;
+  readonly #keeper: LeaseKeeper;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #telemetry: Telemetry;
+  readonly #activity: Activity;
+  readonly #workerId: string;
+  readonly #ledger: RecoveryLedger;
+  readonly #wake: WakeSignal;
+  readonly #pause: ReconnectPause;
+  readonly #group: string;
+  /** When an unresolved position may run again, by the monotonic clock; those not in it are due. */
+  readonly #due = new Map<number, number>();
+  readonly #drain = new AbortController();
+  #claim: LeaseClaim | null = null;
+  #unsubscribe: () => void = () => {};
+  #loop: Promise<void> | null = null;
+  #state: ServiceState = "starting";
+  #stopping = false;
+  #cursor = -1;
+  #unwritten = 0;
+  #lastMessage_ms = 0;
+  #cameRound_ms: number;
+  #handled = 0;
+  #failed = 0;
+  #retried = 0;
+  #exhausted = 0;
+  #ignored = 0;
+  #inFlight = 0;
+  #lastError: string | null = null;
+
+  constructor(options: {
+    /** Consumer group, and subscriber name in the bookkeeping streams. */
+    readonly group: string;
+    readonly handler: string;
+    readonly category: string;
+    readonly delivery: Delivery;
+    readonly store: EventStore;
+    readonly settings: EventStoreSettings;
+    readonly workerId: string;
+    readonly keeper: LeaseKeeper;
+    readonly clock: Clock;
+    readonly random: Random;
+    readonly log: Log;
+    readonly telemetry: Telemetry;
+    readonly activity: Activity;
+  }) {
+    this.name = `${options.group}-${options.category}`;
+    this.#group = options.group;
+    this.#handler = options.handler;
+    this.#category = options.category;
+    this.#delivery = options.delivery;
+    this.#store = options.store;
+    this.#settings = options.settings;
+    this.#workerId = options.workerId;
+    this.#keeper = options.keeper;
+    this.#clock = options.clock;
+    this.#log = options.log.with({ subscriber: options.handler, category: options.category });
+    this.#telemetry = options.telemetry;
+    this.#activity = options.activity;
+    this.#wake = new WakeSignal(options.clock);
+    this.#pause = new ReconnectPause({
+      random: options.random,
+      log: options.log,
+      what: { subscriber: options.handler, store: options.store.address },
+    });
+    this.#ledger = new RecoveryLedger({
+      store: options.store,
+      subscriber: options.group,
+      category: options.category,
+      clock: options.clock,
+      random: options.random,
+      log: this.#log,
+    });
+    this.#cameRound_ms = options.clock.monotonic_ms();
+  }
+
+  start(): Promise<void> {
+    if (this.#loop !== null || this.#stopping) return Promise.resolve();
+    this.#claim = this.#keeper.want(this.#store.leases, `subscription:${this.name}`);
+    this.#claim.onChange(() => this.#wake.wake());
+    this.#unsubscribe = this.#store.onAppend(this.#wake.wake);
+    this.#loop = this.#run();
+    return Promise.resolve();
+  }
+
+  quiesce(): void {
+    this.#stopping = true;
+    this.#wake.wake();
+  }
+
+  async stop(signal: AbortSignal): Promise<void> {
+    this.quiesce();
+    const abort = () => this.#drain.abort();
+    if (signal.aborted) abort();
+    else signal.addEventListener("abort", abort, { once: true });
+    this.#unsubscribe();
+    await this.#loop;
+    signal.removeEventListener("abort", abort);
+    await this.#claim?.release().catch(() => {}); // the store is away: the lease runs out by itself
+    this.#state = "stopped";
+  }
+
+  idleFor_ms(): number {
+    return this.#clock.monotonic_ms() - this.#cameRound_ms;
+  }
+
+  status(): ServiceStatus {
+    return {
+      name: this.name,
+      kind: "event_store",
+      handler: this.#handler,
+      stream: this.#category,
+      group: this.#group,
+      state: this.#state,
+      reason: this.#reason(),
+      handled: this.#handled,
+      failed: this.#failed,
+      retried: this.#retried,
+      deadLettered: this.#exhausted,
+      ignored: this.#ignored,
+      inFlight: this.#inFlight,
+      parked: this.#ledger.unresolved.size,
+      lastError: this.#lastError,
+      circuit: null,
+      slow: null,
+    };
+  }
+
+  /** Where it stands: the last position passed, ahead of what is written. */
+  get cursor(): number {
+    return this.#cursor;
+  }
+
+  #reason(): string | null {
+    if (this.#pause.reason !== null) return this.#pause.reason;
+    if (this.#state === "standby") return "another engine owns this subscription";
+    if (this.#state === "held") return `${this.#ledger.unresolved.size} positions wait for recovery`;
+    return null;
+  }
+
+  async #run(): Promise<void> {
+    let generation = 0;
+    while (!this.#stopping) {
+      this.#cameRound_ms = this.#clock.monotonic_ms();
+      const lease = this.#claim?.lease ?? null;
+      if (lease === null) {
+        this.#state = "standby";
+        this.#activity.empty(this.name, null);
+        await this.#wake.sleep(2_000);
+        continue;
+      }
+      try {
+        if (generation !== lease.generation) {
+          this.#cursor = await this.#ledger.load(this.#settings.enableRecovery);
+          this.#unwritten = 0;
+          this.#due.clear();
+          generation = lease.generation;
+        }
+        await this.#turn();
+        this.#pause.succeeded();
+      } catch (error) {
+        generation = error instanceof ExpectedVersionError ? 0 : generation;
+        this.#state = "unreachable";
+        this.#lastError = messageOf(error);
+        this.#activity.unknown(this.name);
+        const pause_ms = this.#pause.failed_ms(error);
+        if (!this.#stopping) await this.#wake.sleep(pause_ms);
+      }
+    }
+    if ((this.#claim?.lease ?? null) === null || generation === 0) return;
+    try {
+      await this.#ledger.write(this.#cursor);
+    } catch (error) {
+      this.#log.warning("subscription.cursor_not_written", { error: messageOf(error), cursor: this.#cursor });
+    }
+  }
+
+  async #turn(): Promise<void> {
+    const recovered = await this.#recover();
+    const held = this.#ledger.unresolved.size >= PARKED_BATCHES * this.#settings.messagesPerTick;
+    this.#state = held ? "held" : "running";
+    const page = held ? [] : await this.#store.readCategory(this.#category, this.#cursor + 1, this.#settings.messagesPerTick);
+    for (const row of page) {
+      if (this.#stopping || (this.#claim?.lease ?? null) === null) return;
+      await this.#handle(row);
+    }
+    if (page.length > 0 || recovered) {
+      this.#activity.productive(this.name);
+      return;
+    }
+    await this.#rest();
+  }
+
+  async #rest(): Promise<void> {
+    const due_ms = this.#nextDue_ms();
+    this.#activity.empty(this.name, due_ms);
+    const quiet_ms = this.#clock.monotonic_ms() - this.#lastMessage_ms;
+    let limit_ms = Math.max(NET_ms, this.#settings.tickInterval_ms);
+    if (this.#cursor > this.#ledger.written) {
+      if (quiet_ms >= FLUSH_ms) {
+        await this.#ledger.write(this.#cursor);
+        this.#unwritten = 0;
+      } else limit_ms = Math.min(limit_ms, FLUSH_ms - quiet_ms);
+    }
+    if (due_ms !== null) limit_ms = Math.min(limit_ms, due_ms);
+    if (!this.#stopping) await this.#wake.sleep(Math.max(1, limit_ms));
+  }
+
+  /** Runs one message of the page, or decides that nothing is to run, and moves the cursor past it. */
+  async #handle(row: StoredMessage): Promise<void> {
+    if (this.#category === ALL_STREAMS && isBookkeeping(row)) {
+      this.#cursor = row.globalPosition;
+      return;
+    }
+    const entry: Unresolved = { position: row.globalPosition, retryCount: 0, stream: row.stream, streamPosition: row.position };
+    let message: DecodedMessage | null = null;
+    let outcome: Outcome | null = null;
+    try {
+      message = decode(row);
+      if (!this.#wanted(message)) {
+        await this.#pass(row);
+        return;
+      }
+    } catch (error) {
+      outcome = { kind: "deadLetter", error };
+    }
+    if (message !== null && this.#waitsBehindFailure(message, row)) {
+      await this.#ledger.failed({ ...entry, retryCount: -1 }, factsOf(message, row));
+      await this.#pass(row);
+      return;
+    }
+    outcome ??= await this.#deliver(message as DecodedMessage, row, 1);
+    switch (outcome.kind) {
+      case "done":
+      case "expired":
+      case "discarded":
+        this.#handled += 1;
+        break;
+      case "ignored":
+        this.#ignored += 1;
+        break;
+      case "retry":
+        this.#noteFailure(outcome.error);
+        // Recovery off: a failed message is dropped on purpose, as in the original.
+        if (this.#settings.enableRecovery) {
+          await this.#ledger.failed(entry, factsOf(message, row, outcome.error));
+          this.#due.set(entry.position, this.#clock.monotonic_ms() + (outcome.after_ms ?? this.#wait_ms(0)));
+        }
+        break;
+      case "deadLetter":
+        this.#noteFailure(outcome.error);
+        await this.#exhaust(entry, message, row, outcome.error);
+        break;
+    }
+    await this.#pass(row);
+  }
+
+  async #pass(row: StoredMessage): Promise<void> {
+    this.#cursor = row.globalPosition;
+    this.#lastMessage_ms = this.#clock.monotonic_ms();
+    this.#unwritten += 1;
+    if (this.#unwritten >= this.#settings.positionUpdateInterval) {
+      await this.#ledger.write(this.#cursor);
+      this.#unwritten = 0;
+    }
+  }
+
+  /** Handled inline already, or of another origin: nothing to run, but the cursor passes it (W6). */
+  #wanted(message: DecodedMessage): boolean {
+    const { asynchronous, kind, origin_stream } = message.metadata.domain;
+    // Without a kind it is nobody's message (metadata `{}`): Python skips it as well.
+    if (!asynchronous || kind === null) return false;
+    const wanted = this.#settings.originCategory;
+    return wanted === null || (origin_stream !== null && categoryOf(origin_stream) === wanted);
+  }
+
+  #waitsBehindFailure(message: DecodedMessage, row: StoredMessage): boolean {
+    if (message.metadata.domain.kind === "COMMAND" || this.#ledger.unresolved.size === 0) return false;
+    if (this.#delivery.accepts(message.type) === "ignored") return false;
+    for (const entry of this.#ledger.unresolved.values())
+      if (entry.stream === row.stream && entry.position < row.globalPosition) return true;
+    return false;
+  }
+
+  async #deliver(message: DecodedMessage, row: StoredMessage, attempt: number): Promise<Outcome> {
+    const lease = this.#claim?.lease ?? null;
+    this.#inFlight = 1;
+    try {
+      return await this.#delivery.deliver(message, {
+        attempt,
+        // A Python command's id is its aggregate's: only the position tells two of them apart (rulings 11).
+        deliveryKey: message.metadata.domain.kind === "COMMAND" || message.id === null ? `${row.stream}@${row.position}` : message.id,
+        workerId: this.#workerId,
+        fences: lease === null ? [] : [lease],
+        drain: this.#drain.signal,
+        stream: this.#category,
+      });
+    } finally {
+      this.#inFlight = 0;
+    }
+  }
+
+  #noteFailure(error: unknown): void {
+    this.#failed += 1;
+    this.#lastError = messageOf(error);
+  }
+
+  /** Time before the next retry: soon for the first, then the interval of the recovery pass. */
+  #wait_ms(retryCount: number): number {
+    return retryCount <= 0
+      ? Math.min(this.#settings.retryDelay_ms, this.#settings.recoveryInterval_ms)
+      : this.#settings.recoveryInterval_ms;
+  }
+
+  #nextDue_ms(): number | null {
+    let next: number | null = null;
+    const now_ms = this.#clock.monotonic_ms();
+    for (const position of this.#ledger.unresolved.keys()) {
+      const due_ms = Math.max(0, (this.#due.get(position) ?? now_ms) - now_ms);
+      next = next === null ? due_ms : Math.min(next, due_ms);
+    }
+    return next;
+  }
+
+  /** Runs what is due, oldest first, never one behind an unresolved earlier one of its stream. Answers whether anything ran. */
+  async #recover(): Promise<boolean> {
+    if (this.#ledger.unresolved.size === 0) return false;
+    const now_ms = this.#clock.monotonic_ms();
+    const blocked = new Set<string>();
+    let ran = false;
+    for (const entry of [...this.#ledger.unresolved.values()].sort((left, right) => left.position - right.position)) {
+      if (this.#stopping || (this.#claim?.lease ?? null) === null) break;
+      const due = (this.#due.get(entry.position) ?? 0) <= now_ms;
+      if (due && !blocked.has(entry.stream)) {
+        ran = true;
+        await this.#retry(entry);
+      }
+      const left = this.#ledger.unresolved.get(entry.position);
+      if (left !== undefined && !entry.stream.includes(":command-")) blocked.add(entry.stream);
+      // Those behind a blocked one are looked at again when it is; else their own due time would make the loop spin.
+      if (left !== undefined && blocked.has(entry.stream))
+        this.#due.set(entry.position, Math.max(this.#due.get(entry.position) ?? 0, now_ms + NET_ms));
+    }
+    return ran;
+  }
+
+  async #retry(entry: Unresolved): Promise<void> {
+    const [row] = await this.#store.readStream(entry.stream, entry.streamPosition, 1);
+    if (row === undefined || row.position !== entry.streamPosition) {
+      this.#log.warning("recovery.message_missing", { position: entry.position, stream: entry.stream });
+      await this.#ledger.exhausted(entry, {
+        messageType: "unknown",
+        messageId: "unknown",
+        error: { class: "NotFound", message: "the message is not in the store any more" },
+      });
+      this.#exhausted += 1;
+      return;
+    }
+    let message: DecodedMessage | null = null;
+    let outcome: Outcome;
+    try {
+      message = decode(row);
+      this.#retried += 1;
+      outcome = await this.#deliver(message, row, entry.retryCount + 2);
+    } catch (error) {
+      outcome = { kind: "deadLetter", error };
+    }
+    if (outcome.kind !== "retry" && outcome.kind !== "deadLetter") {
+      await this.#ledger.resolved(entry, factsOf(message, row));
+      this.#due.delete(entry.position);
+      this.#handled += 1;
+      return;
+    }
+    this.#noteFailure(outcome.error);
+    const again: Unresolved = { ...entry, retryCount: entry.retryCount + 1 };
+    if (outcome.kind === "deadLetter" || again.retryCount >= this.#settings.maxRetries) {
+      await this.#exhaust(again, message, row, outcome.error);
+      return;
+    }
+    await this.#ledger.failed(again, factsOf(message, row, outcome.error));
+    this.#due.set(entry.position, this.#clock.monotonic_ms() + (outcome.after_ms ?? this.#wait_ms(again.retryCount)));
+  }
+
+  async #exhaust(entry: Unresolved, message: DecodedMessage | null, row: StoredMessage, error: unknown): Promise<void> {
+    await this.#ledger.exhausted(entry, factsOf(message, row, error));
+    this.#due.delete(entry.position);
+    this.#exhausted += 1;
+    this.#log.error("subscription.exhausted", {
+      position: entry.position,
+      message_type: row.type,
+      retries: Math.max(0, entry.retryCount),
+      error: messageOf(error),
+    });
+    this.#telemetry.trace({
+      event: "handler.failed",
+      stream: this.#category,
+      message_id: message?.id ?? `pos-${entry.position}`,
+      message_type: row.type,
+      status: "exhausted",
+      handler: this.#handler,
+      error: `${error instanceof Error ? error.name : "Error"}: ${messageOf(error)}`,
+      metadata: { retry_count: Math.max(0, entry.retryCount) },
+      worker_id: this.#workerId,
+      correlation_id: message?.metadata.domain.correlation_id ?? null,
+      causation_id: message?.metadata.domain.causation_id ?? null,
+    });
+  }
+}
+
+function decode(row: StoredMessage): DecodedMessage {
+  if (row.metadata === null) throw new DeserializationError("the row has no metadata");
+  return decodeRow({
+    type: row.type,
+    dataText: row.data,
+    metadataText: row.metadata,
+    stream: row.stream,
+    position: row.position,
+    globalPosition: row.globalPosition,
+    time: row.time,
+    id: row.id,
+  });
+}
+
+function factsOf(message: DecodedMessage | null, row: StoredMessage, error?: unknown): FailureFacts {
+  const facts = { messageType: message?.type ?? row.type, messageId: message?.id ?? row.id };
+  if (error === undefined) return facts;
+  return { ...facts, error: { class: error instanceof Error ? error.name : "Error", message: messageOf(error) } };
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
