@@ -97,6 +97,11 @@ describe("the embedded default", () => {
     expect(config.origins.get("protean.data_dir")).toBe("environment PROTEAN_DATA");
   });
 
+  test("retention of a broker's entries can be set and switched off", async () => {
+    expect((await load("[brokers.default]\nprovider='sqlite'\nretention='12h'\n")).brokers["default"]?.retention_ms).toBe(43_200_000);
+    expect((await load("[brokers.default]\nprovider='sqlite'\nretention='off'\n")).brokers["default"]?.retention_ms).toBeNull();
+  });
+
   test("memory and inline, when written, mean memory and are warned of", async () => {
     const config = await load("[databases.default]\nprovider = 'memory'\n[brokers.default]\nprovider = 'inline'\n");
     expect(config.databases["default"]?.provider).toBe("memory");

@@ -151,6 +151,14 @@ describe("handler options", () => {
     expect(() => row(config, { concurrency: 0 })).toThrow("concurrency = 0 must be a whole number ≥ 1");
   });
 
+  test("the default profile leaves nothing behind where the handler or its section names one", async () => {
+    const toml = `${STREAM}default_subscription_profile='fast'\n`;
+    const named = { subscriptionProfile: "projection", subscriptionType: "stream" } as const;
+    expect(row(await load(toml), named).at(-1)).toBeNull();
+    const bySection = await load(`${toml}[server.subscriptions.H]\nprofile='projection'\nsubscription_type='stream'\n`);
+    expect(row(bySection).at(-1)).toBeNull();
+  });
+
   test("null never overwrites", async () => {
     expect(row(await load(STREAM), { subscriptionConfig: { messages_per_tick: null } })[1]).toBe(100);
   });
