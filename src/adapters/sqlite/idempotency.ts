@@ -1,0 +1,76 @@
+import { parseJson, toJsonText, type WireValue } from "../../messages/json.ts";
+import type { Idempotency, IdempotencyEntry } from "../../ports/idempotency.ts";
+import type { SqliteFile } from "./file.ts";
+
+/** Entries that ran out are swept a few at a time, so that no call pays for many. */
+const SWEEP_rows = 20;
+
+const PENDING = '{"status": "pending"}';
+const FAILED = '{"status": "error", "error": "handler_failed"}';
+
+export class SqliteIdempotency implements Idempotency {
+  readonly #file: SqliteFile;
+
+  constructor(file: SqliteFile) {
+    this.#file = file;
+  }
+
+  reserve(key: string, ttl_ms: number): Promise<IdempotencyEntry> {
+    return this.#file.writeDurably((connection) => {
+      const now_ms = this.#file.clock.now_ms();
+      const value = connection.get<{ value: string }>(
+        "SELECT value FROM protean_idempotency WHERE key = ? AND expires_ms > ?",
+        key,
+        now_ms,
+      )?.value;
+      if (value !== undefined) return entryOf(value);
+      connection.run(
+        "DELETE FROM protean_idempotency WHERE key IN (SELECT key FROM protean_idempotency WHERE expires_ms <= ? LIMIT ?)",
+        now_ms,
+        SWEEP_rows,
+      );
+      connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", key, PENDING, now_ms + ttl_ms);
+      return { state: "reserved" };
+    });
+  }
+
+  get(key: string): Promise<IdempotencyEntry | null> {
+    return this.#file.read((connection) => {
+      const value = connection.get<{ value: string }>(
+        "SELECT value FROM protean_idempotency WHERE key = ? AND expires_ms > ?",
+        key,
+        this.#file.clock.now_ms(),
+      )?.value;
+      return value === undefined ? null : entryOf(value);
+    });
+  }
+
+  async succeed(key: string, result: unknown, ttl_ms: number): Promise<void> {
+    await this.#put(key, `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`, ttl_ms);
+  }
+
+  fail(key: string, ttl_ms: number): Promise<void> {
+    return this.#put(key, FAILED, ttl_ms);
+  }
+
+  release(key: string): Promise<void> {
+    return this.#file.writeQuickly((connection) => {
+      connection.run("DELETE FROM protean_idempotency WHERE key = ? AND value = ?", key, PENDING);
+    });
+  }
+
+  /** The file belongs to its stores and is closed with them. */
+  async close(): Promise<void> {}
+
+  #put(key: string, value: string, ttl_ms: number): Promise<void> {
+    return this.#file.writeDurably((connection) => {
+      connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", key, value, this.#file.clock.now_ms() + ttl_ms);
+    });
+  }
+}
+
+function entryOf(text: string): IdempotencyEntry {
+  const value = parseJson(text) as { readonly status?: unknown; readonly result?: unknown };
+  if (value.status === "success") return { state: "success", result: value.result ?? null };
+  return { state: value.status === "error" ? "error" : "pending" };
+}
