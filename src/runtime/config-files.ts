@@ -1,9 +1,8 @@
 import { readFileSync } from "node:fs";
-import type { ReadFile } from "../config/find.ts";
 
 /** Reads configuration files from disk; a missing file, or a folder of that name, is null. */
-export const configFiles: ReadFile = {
-  readText(path) {
+export const configFiles = {
+  readText(path: string): string | null {
     try {
       return readFileSync(path, "utf8");
     } catch (error) {
