@@ -595,8 +595,9 @@ export function brokerConformance(name: string, factory: () => Promise<BrokerUnd
         const other = await under.second();
         let round = 0;
         const rounds = 20;
+        let running: Promise<void> = Promise.resolve();
         const wakeups = broker.wakeups((woken) => {
-          if (woken === stream) void drain();
+          if (woken === stream) running = running.then(drain);
         });
         const drain = async () => {
           for (;;) {
@@ -615,6 +616,7 @@ export function brokerConformance(name: string, factory: () => Promise<BrokerUnd
         await until("all entries were read", () => seen.length === rounds);
         expect(seen).toEqual(Array.from({ length: rounds }, (_, at) => `m${at + 1}`));
         await wakeups.close();
+        await running;
       });
 
       test("a stream wakes once and not again until it is added again", async () => {
