@@ -150,7 +150,7 @@ describe("Redis goes away", () => {
     const [result] = await broker.read([{ stream: "orders", group: "g", consumer: "c", count: 1 }]);
     const id = result?.kind === "entries" ? (result.entries[0]?.id ?? "") : "";
     await server.cli("CONFIG", "SET", "maxmemory-policy", "noeviction");
-    await server.cli("CONFIG", "SET", "maxmemory", "1mb");
+    await server.cli("CONFIG", "SET", "maxmemory", "100kb");
     const batch = Array.from({ length: 100 }, () => ({ stream: "orders", fields: { data: "x".repeat(1_000) } }));
     expect((await failureOf(broker.publish(batch))).message).toContain("OOM");
     const letter = { stream: "orders", group: "g", id, deadLetterStream: "orders:dlq", fields: { data: "1" } };
@@ -180,7 +180,7 @@ describe("Redis goes away", () => {
   });
 
   test("without permission for CLIENT UNBLOCK streams still wake", async () => {
-    await server.cli("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-client|unblock");
+    await server.cli("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-client", "+client|id", "+client|setname");
     const { broker } = opened(`redis://app:secret@127.0.0.1:${server.port}`);
     const woken: string[] = [];
     const wakeups = broker.wakeups((stream) => {
