@@ -20,6 +20,7 @@ import type { TraceEvent } from "../../ports/telemetry.ts";
 import type { Connection } from "./connection.ts";
 import type { SqliteFile } from "./file.ts";
 import { type EntryId, type EntryRow, FIRST_ID, idText, packFields, parseId, rangeEnd, streamEntry } from "./stream-entries.ts";
+import { StreamWakeups } from "./wakeups.ts";
 
 /** Idle time of an entry that was handed back: above every claim's minimum (rulings 24). */
 const HANDED_BACK_ms = 86_400_000;
@@ -465,19 +466,7 @@ export class SqliteBroker implements Broker {
   }
 
   wakeups(wake: (stream: string) => void): Wakeups {
-    const watched = new Set<string>();
-    const stop = this.#file.changes.onStreams((streams) => {
-      for (const stream of streams) if (watched.has(stream)) wake(stream);
-    });
-    return {
-      add: (stream) => {
-        watched.add(stream);
-      },
-      remove: (stream) => {
-        watched.delete(stream);
-      },
-      close: async () => stop(),
-    };
+    return new StreamWakeups(this.#file.changes, wake);
   }
 
   async writeTraces(
@@ -487,7 +476,11 @@ export class SqliteBroker implements Broker {
   ): Promise<void> {
     if (events.length === 0 || retention_days <= 0) return;
     try {
-      const entries = events.map((event) => ({ stream: TRACES_STREAM, fields: { data: traceText(domain, event) } }));
+      const entries = events.flatMap((event) => {
+        const data = traceText(domain, event);
+        return data === null ? [] : [{ stream: TRACES_STREAM, fields: { data } }];
+      });
+      if (entries.length === 0) return;
       await this.#file.writeQuickly((connection) => {
         const now_ms = this.#now_ms();
         addEntries(connection, entries, now_ms);
@@ -740,26 +733,31 @@ function tellEngines(connection: Connection, notice: Readonly<Record<string, str
   removeEntries(connection, control.id, surplus.map(idText));
 }
 
-/** All 15 keys in Python's order (wire-format §12); the payload's text goes in as it is. */
-function traceText(domain: string, event: TraceEvent & { readonly timestamp: string }): string {
+/** All 15 keys in Python's order (wire-format §12); the payload's text goes in as it is. null for what can't be written as JSON. */
+function traceText(domain: string, event: TraceEvent & { readonly timestamp: string }): string | null {
   const duration = event.duration_ms ?? null;
-  const head = toJsonText({
-    event: event.event,
-    domain,
-    stream: event.stream,
-    message_id: event.message_id,
-    message_type: event.message_type,
-    status: event.status,
-    handler: event.handler ?? null,
-    duration_ms: duration === null ? null : new PyFloat(duration),
-    error: event.error ?? null,
-    metadata: (event.metadata ?? {}) as WireValue,
-  });
-  const tail = toJsonText({
-    worker_id: event.worker_id ?? null,
-    correlation_id: event.correlation_id ?? null,
-    causation_id: event.causation_id ?? null,
-    timestamp: event.timestamp,
-  });
-  return `${head.slice(0, -1)}, "payload": ${event.payload ?? "null"}, ${tail.slice(1)}`;
+  try {
+    const head = toJsonText({
+      event: event.event,
+      domain,
+      stream: event.stream,
+      message_id: event.message_id,
+      message_type: event.message_type,
+      status: event.status,
+      handler: event.handler ?? null,
+      duration_ms: duration === null ? null : new PyFloat(duration),
+      error: event.error ?? null,
+      metadata: (event.metadata ?? {}) as WireValue,
+    });
+    const tail = toJsonText({
+      worker_id: event.worker_id ?? null,
+      correlation_id: event.correlation_id ?? null,
+      causation_id: event.causation_id ?? null,
+      timestamp: event.timestamp,
+    });
+    return `${head.slice(0, -1)}, "payload": ${event.payload ?? "null"}, ${tail.slice(1)}`;
+  } catch {
+    // A metadata value that isn't JSON: traces never fail what they tell of (Telemetry port).
+    return null;
+  }
 }

@@ -58,6 +58,15 @@ export class Changes {
     return this.#listen(this.#streams, wake);
   }
 
+  /** Grows with every entry that is added to the stream; 0 for none. */
+  changeOf(stream: string): number {
+    return (
+      this.#quietly(
+        () => this.#options.connection.get<{ changed: number }>("SELECT changed FROM protean_stream WHERE name = ?", stream)?.changed,
+      ) ?? 0
+    );
+  }
+
   /** To be called after a commit that may have added something; calls of one turn are one look. */
   committed(): void {
     if (this.#looking || this.#heads === null) return;
