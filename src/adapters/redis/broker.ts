@@ -123,11 +123,18 @@ export class RedisBroker implements Broker {
   async read(requests: readonly ReadRequest[]): Promise<readonly ReadResult[]> {
     const only = requests[0];
     if (only === undefined) return [];
+    let results: readonly ReadResult[];
     if (requests.length === 1) {
       const { name, args } = readRequest(only);
-      return [readResult(await this.#connection.call(name, args, { binary: true }).catch(refusalAsReply))];
+      results = [readResult(await this.#connection.call(name, args, { binary: true }).catch(refusalAsReply))];
+    } else {
+      results = (await this.#connection.pipeline(requests.map(readRequest))).map(readResult);
     }
-    return (await this.#connection.pipeline(requests.map(readRequest))).map(readResult);
+    for (const [at, { stream }] of requests.entries()) {
+      const result = results[at];
+      if (result?.kind === "entries" && result.entries.length === 0) this.#waker.drained(stream);
+    }
+    return results;
   }
 
   acknowledge(stream: string, group: string, ids: readonly string[]): Promise<number> {

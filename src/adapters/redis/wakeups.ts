@@ -39,9 +39,10 @@ interface Watch {
  * Tells readers when their streams may have something new: one blocking XREAD over all streams, for all readers of the process (rulings 22).
  * XREAD takes nothing away and belongs to no group, so one connection serves any number of streams and groups.
  *
- * A reader reads until it gets nothing, calls `add(stream)`, and waits for `wake(stream)`. `wake` comes once; then the stream is out of the
- * set until the reader, having drained it, adds it again. So a busy stream isn't watched, and its payloads don't travel twice: XREAD has
- * no way to leave them out. Adding a stream that is in the set changes nothing.
+ * A stream that was added wakes its reader once and is then out of the set until a read of it comes back empty, from whatever group: the broker
+ * tells us (`drained`). So a busy stream isn't watched, and its payloads don't travel twice: XREAD has no way to leave them out. A reader
+ * that doesn't read through this broker can `add` again instead; adding a stream that is in the set changes nothing. A reader that is woken
+ * while a read is under way must read once more: with several groups on one stream the empty read may have been another's.
  *
  * What is missed? Nothing, by the order of commands on *one* connection, that for commands:
  * - first `add`: NEWEST_IDS goes out, and when its answer is there the stream is watched from that id and `wake` is called once for nothing, since an entry may
@@ -90,6 +91,11 @@ export class Waker {
     watch.isWanted = true;
     if (watch.after === null) this.#ask(watch);
     else this.#interrupt();
+  }
+
+  /** A read of this stream found nothing: whoever watches it is owed a wake again. */
+  drained(stream: string): void {
+    for (const handle of this.#handles) if (handle.watches.has(stream)) this.add(handle, stream);
   }
 
   remove(handle: Handle, stream: string): void {

@@ -48,6 +48,37 @@ describe("on a Redis that works", () => {
     await own.close();
   }, 30_000);
 
+  test("a busy stream wakes once and is watched again when a read found nothing: payloads don't travel twice (rulings 22)", async () => {
+    const own = open(server.url).broker;
+    await own.createGroup("busy", "g", "start");
+    let woken = 0;
+    let told = 0;
+    const wakeups = own.wakeups((stream) => {
+      if (stream === "busy") woken += 1;
+      else told += 1;
+    });
+    const read = async () => await own.read([{ stream: "busy", group: "g", consumer: "c", count: 100 }]);
+    wakeups.add("busy");
+    await until("the wake for nothing", () => woken === 1);
+    await read();
+    await own.publish([{ stream: "busy", fields: { data: "1" } }]);
+    await until("it wakes", () => woken === 2);
+    // Notices on the control stream show that the waker has come round while the stream grew.
+    for (let at = 0; at < 5; at++) {
+      const before = told;
+      await own.publish([{ stream: "busy", fields: { data: "2" } }]);
+      await plain.xadd("protean:control", "*", "event", "released");
+      await until("the notice came", () => told > before);
+    }
+    expect(woken).toBe(2);
+    await read();
+    await read();
+    await own.publish([{ stream: "busy", fields: { data: "3" } }]);
+    await until("it wakes again", () => woken > 2);
+    await wakeups.close();
+    await own.close();
+  });
+
   test("an idle waker asks rarely: a block is seconds, not a poll", async () => {
     const own = open(server.url).broker;
     let woken = 0;
