@@ -1,0 +1,71 @@
+import type { Clock } from "../ports/clock.ts";
+import type { InstanceRecord, Instances } from "../ports/instances.ts";
+
+/** The list of living instances is asked for at most this often, however many subscriptions want it. */
+const FRESH_ms = 500;
+/** The consumer that `replay` makes an entry pending for; it never exists, so the entry can be taken at once (rulings 60). */
+export const REPLAY_CONSUMER = "replayer";
+
+/** `{Class}-{host}-{pid}-{12 hex}`; the last part is the instance. */
+export function consumerName(className: string, instance: { readonly host: string; readonly pid: number; readonly id: string }): string {
+  return `${className}-${instance.host}-${instance.pid}-${instance.id}`;
+}
+
+/** The instance in a consumer's name, or null when the name isn't one of ours (Python's end in 6 hex digits). */
+export function instanceOfConsumer(consumer: string): string | null {
+  return /-([0-9a-f]{12})$/.exec(consumer)?.[1] ?? null;
+}
+
+/**
+ * Knows which engines are alive, by their heartbeat records alone; of those in our own process namespace also by whether the process exists, so
+ * that a restart after a kill need not wait for the record to run out (rulings 7, 62).
+ */
+export class InstanceWatch {
+  readonly #instances: Instances;
+  readonly #clock: Clock;
+  readonly #own: InstanceRecord;
+  readonly #processExists: (pid: number) => boolean;
+  #asked: { readonly at_ms: number; readonly answer: Promise<ReadonlySet<string>> } | null = null;
+
+  constructor(options: {
+    readonly instances: Instances;
+    readonly clock: Clock;
+    readonly own: InstanceRecord;
+    readonly processExists: (pid: number) => boolean;
+  }) {
+    this.#instances = options.instances;
+    this.#clock = options.clock;
+    this.#own = options.own;
+    this.#processExists = options.processExists;
+  }
+
+  get ownId(): string {
+    return this.#own.id;
+  }
+
+  /** Ids of the living, ours among them. */
+  alive(): Promise<ReadonlySet<string>> {
+    const now_ms = this.#clock.monotonic_ms();
+    if (this.#asked !== null && now_ms - this.#asked.at_ms < FRESH_ms) return this.#asked.answer;
+    const answer = this.#ask();
+    this.#asked = { at_ms: now_ms, answer };
+    answer.catch(() => {
+      this.#asked = null;
+    });
+    return answer;
+  }
+
+  async #ask(): Promise<ReadonlySet<string>> {
+    const ids = new Set([this.#own.id]);
+    for (const record of await this.#instances.alive()) if (!this.#isGone(record)) ids.add(record.id);
+    return ids;
+  }
+
+  #isGone(record: InstanceRecord): boolean {
+    const own = this.#own;
+    if (own.bootId === "" || own.pidNamespace === "") return false;
+    if (record.host !== own.host || record.bootId !== own.bootId || record.pidNamespace !== own.pidNamespace) return false;
+    // The same pid is either us or a process that we replaced.
+    return record.pid === own.pid ? record.id !== own.id && record.startedAt_ms < own.startedAt_ms : !this.#processExists(record.pid);
+  }
+}

@@ -1,0 +1,1191 @@
+import type { Reaction } from "../domain/reaction.ts";
+import { ConnectionError, ProteanError } from "../errors.ts";
+import { isoOfEpoch } from "../messages/datetime.ts";
+import { describeError, encodeDeadLetter } from "../messages/dead-letter.ts";
+import { categoryOf, deadLetterStream } from "../messages/names.ts";
+import type { Broker, StreamEntry } from "../ports/broker.ts";
+import type { Clock } from "../ports/clock.ts";
+import type { Lease } from "../ports/leases.ts";
+import type { Log } from "../ports/log.ts";
+import type { Labels, Telemetry } from "../ports/telemetry.ts";
+import type { Circuit } from "./circuit-breaker.ts";
+import { CircuitBreaker } from "./circuit-breaker.ts";
+import type { Outcome, Run } from "./delivery.ts";
+import { Delivery, nameAndMessage } from "./delivery.ts";
+import type { InstanceWatch } from "./instance-watch.ts";
+import type { LeaseClaim, LeaseKeeper } from "./lease-keeper.ts";
+import type { ReconnectPause } from "./reconnect-pause.ts";
+import { RetrySchedule } from "./retry-schedule.ts";
+import type { Activity, Service, ServiceState, ServiceStatus } from "./service.ts";
+import type { StreamSettings } from "./settings.ts";
+import { SourceQueue } from "./source-queue.ts";
+import { HeldEntry } from "./stream-entry.ts";
+import type { ReadSource, StreamReader } from "./stream-reader.ts";
+import type { TakenEntry } from "./take-over.ts";
+import { removeDeadConsumers, takeOver } from "./take-over.ts";
+
+/** Parked entries may be this many batches, then reading stops (rulings 31). */
+const PARKED_BATCHES = 10;
+/** Dead consumers' entries are looked for this often, besides notices on the control stream (rulings 24). */
+const TAKEOVER_ms = 10_000;
+/** Dead consumers that hold nothing are removed this often. */
+const CLEANUP_ms = 60_000;
+/** Longest pause between two refreshes of what we hold. */
+const REFRESH_ms = 5_000;
+/**
+ * What was neither read nor refreshed within this time may belong to somebody else: a heartbeat lives 10 s, so a process that was stopped for longer
+ * is taken for dead. It is asked about before it runs (rulings 3).
+ */
+const TRUST_ms = 8_000;
+/** Without a pause for other work the loop goes on for this long at most (G40). */
+const TURN_ms = 5;
+/** The next batch is read in advance only when this one is expected to be done within this time; else others may be free to take it. */
+const PREFETCH_ms = 100;
+const WRITE_RETRY_ms = 500;
+/** After running work was aborted it has this long to end. */
+const ABORT_ms = 250;
+/** Pause after an error that is no lost connection. */
+const OWN_TROUBLE_ms = 2_000;
+const HAND_BACK_BATCH = 500;
+
+export interface StreamSubscriptionOptions {
+  readonly name: string;
+  /** Class name for people. */
+  readonly handler: string;
+  readonly kind: "stream" | "broker";
+  readonly reactions: readonly Reaction[];
+  readonly broker: Broker;
+  readonly reader: StreamReader;
+  readonly instances: InstanceWatch;
+  readonly keeper: LeaseKeeper;
+  readonly pause: ReconnectPause;
+  readonly stream: string;
+  readonly group: string;
+  readonly consumer: string;
+  readonly settings: StreamSettings;
+  /** The broker's leases lie in the database the handlers commit to, so that commits can depend on them. */
+  readonly fenced: boolean;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly telemetry: Telemetry;
+  readonly activity: Activity;
+}
+
+/**
+ * Hands the entries of one stream to one handler (or to all command handlers of a category), as one consumer of their group.
+ *
+ * starting     makes the group, takes over what dead consumers left, then reads; tries again for as long as the broker is away
+ * standby      `shared = false` and another engine holds the lease: reads nothing; takes over when the lease is ours
+ * running      the reader brings batches. An entry leaves by
+ *                ignored      no method for its type: acknowledged before it is decoded
+ *                undecodable  one dead letter at once, without a run
+ *                done         acknowledged in the turn in which the handler ended
+ *                failed       waits for its retry, its source stream with it; counted at the broker right before it runs again
+ *                given up     attempts used up, or told so: dead letter and acknowledgement in one step; while the dead-letter
+ *                             stream can't take it, it stays pending and is tried again
+ *                lost         somebody else owns it now (we were stalled): dropped, nothing is written
+ * held         too much is parked behind failing messages: reads nothing until some is settled
+ * open         the circuit breaker is open: begins and reads nothing; then one probe
+ * unreachable  the broker is away; what is in hand goes on, writes are repeated
+ * draining     reads nothing, what was not begun is handed back with its exact attempts, what runs ends
+ * stopped      the end; also when the group vanished and `on_group_lost = "stop"`
+ *
+ * Order: entries of one source stream (`headers.stream`) run one after another in stream order, also over failures and with `concurrency` above
+ * 1; between different source streams there is none. Across engines this holds with `shared = false` only.
+ */
+export class StreamSubscription implements Service {
+  readonly name: string;
+  readonly #options: StreamSubscriptionOptions;
+  readonly #settings: StreamSettings;
+  readonly #broker: Broker;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #telemetry: Telemetry;
+  readonly #delivery: Delivery;
+  readonly #breaker: CircuitBreaker;
+  readonly #queue = new SourceQueue<HeldEntry>();
+  readonly #delayed: RetrySchedule<HeldEntry>;
+  /** Everything pending under our name that we know of, by stream and id. */
+  readonly #held = new Map<string, HeldEntry>();
+  readonly #batch: number;
+  readonly #maxRuns: number;
+  readonly #replayStream: string;
+  readonly #deadLetterStream: string;
+  readonly #mainSource: ReadSource;
+  readonly #replaySource: ReadSource;
+  readonly #drain = new AbortController();
+  readonly #labels: Labels;
+
+  #phase: "new" | "starting" | "standby" | "running" | "draining" | "stopped" | "groupLost" = "new";
+  #started: Promise<void> | null = null;
+  #claim: LeaseClaim | null = null;
+  #cancelTick: (() => void) | null = null;
+  #ticking = false;
+  #takeoverDue_ms = 0;
+  #cleanupDue_ms = 0;
+  #takingOver = false;
+  #takeoverAgain = false;
+  #stopControl: () => void = () => {};
+  #replayOpen = false;
+  #workers = 0;
+  #running = 0;
+  #writes = 0;
+  #refreshing = false;
+  #refreshedAt_ms = 0;
+  #turnedAt_ms = 0;
+  #cameRound_ms: number;
+  #average_ms = 0;
+  #ignoredIds: HeldEntry[] = [];
+  #unacknowledged: HeldEntry[] = [];
+  #quiet: (() => void)[] = [];
+  #roomWaiters: ((room: boolean) => void)[] = [];
+  #sinceTrim = 0;
+  #trimming = false;
+
+  #handled = 0;
+  #failed = 0;
+  #retried = 0;
+  #deadLettered = 0;
+  #ignored = 0;
+  #interrupted = 0;
+  #lastError: string | null = null;
+  #readError: string | null = null;
+
+  constructor(options: StreamSubscriptionOptions) {
+    this.name = options.name;
+    this.#options = options;
+    this.#settings = options.settings;
+    this.#broker = options.broker;
+    this.#clock = options.clock;
+    this.#log = options.log.with({ subscription: options.name });
+    this.#telemetry = options.telemetry;
+    this.#batch = Math.max(1, options.settings.messagesPerTick);
+    this.#maxRuns = Math.max(1, options.settings.maxRetries);
+    this.#replayStream = `${options.stream}:replay:${options.group}`;
+    this.#deadLetterStream = deadLetterStream(options.stream);
+    this.#labels = { handler: options.handler, stream: options.stream };
+    this.#cameRound_ms = options.clock.monotonic_ms();
+    this.#delivery = new Delivery({
+      reactions: options.reactions,
+      name: options.handler,
+      clock: options.clock,
+      log: this.#log,
+      telemetry: options.telemetry,
+      timeout_ms: options.settings.timeout_ms,
+      deadLetterAtOnce: options.settings.deadLetterAtOnce,
+    });
+    this.#breaker = new CircuitBreaker({
+      clock: options.clock,
+      // The original has none for subscribers (subscriptions.md §4).
+      threshold: options.kind === "stream" ? options.settings.breakerThreshold : 0,
+      reset_ms: options.settings.breakerReset_ms,
+      changed: (circuit) => this.#circuitChanged(circuit),
+    });
+    this.#delayed = new RetrySchedule(options.clock, (entries) => {
+      for (const entry of entries) {
+        if (entry.letter !== null) void this.#sendDeadLetter(entry, null);
+        else this.#queue.again(entry);
+      }
+      this.#pump();
+    });
+    this.#mainSource = this.#sourceOf(options.stream);
+    this.#replaySource = this.#sourceOf(this.#replayStream);
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ lifecycle
+
+  start(): Promise<void> {
+    this.#started ??= this.#begin();
+    return this.#started;
+  }
+
+  async #begin(): Promise<void> {
+    if (this.#phase !== "new") return;
+    this.#phase = "starting";
+    const { broker, stream, group, pause, reader } = this.#options;
+    for (;;) {
+      try {
+        if ((await broker.createGroup(stream, group, this.#settings.startFrom === "now" ? "end" : "start")) === "created") {
+          const entries = await broker.length(stream);
+          // rulings 52: a handler that was renamed begins again from the stream's start; that must not go unnoticed.
+          if (entries > 0) this.#log.info("subscription.new_group", { stream, group, entries, from: this.#settings.startFrom });
+        }
+        pause.succeeded();
+        this.#readError = null;
+        break;
+      } catch (error) {
+        await this.#pauseAfter(error);
+      }
+      if (this.#isEnding()) return;
+    }
+    if (this.#isEnding()) return;
+    this.#stopControl = reader.onControl(() => this.#lookAround());
+    this.#scheduleTick();
+    if (this.#settings.shared) {
+      this.#phase = "running";
+      await this.#enter();
+      return;
+    }
+    this.#phase = "standby";
+    const claim = this.#options.keeper.want(broker.leases, `${group}:${stream}`);
+    this.#claim = claim;
+    claim.onChange((held) => {
+      if (this.#isEnding() || this.#phase === "groupLost") return;
+      if (!held) this.#leave();
+      else if (this.#phase === "standby") {
+        this.#phase = "running";
+        void this.#enter();
+      }
+    });
+  }
+
+  /** The broker is away: one pause and one log line for all of its subscriptions. Anything else is this stream's own trouble. */
+  async #pauseAfter(error: unknown): Promise<void> {
+    this.#options.activity.unknown(this.name);
+    if (error instanceof ConnectionError) {
+      await this.#clock.sleep(this.#options.pause.failed_ms(error), this.#drain.signal);
+      return;
+    }
+    this.#noteReadError(error);
+    await this.#clock.sleep(OWN_TROUBLE_ms, this.#drain.signal);
+  }
+
+  #noteReadError(error: unknown): void {
+    const text = nameAndMessage(error);
+    if (this.#readError !== text) this.#log.error("subscription.read_failed", { stream: this.#options.stream, error: text });
+    this.#readError = text;
+    this.#lastError = text;
+  }
+
+  /** Dead consumers' entries first, then new ones (rulings 8). */
+  async #enter(): Promise<void> {
+    this.#refreshedAt_ms = this.#clock.monotonic_ms();
+    await this.#takeOver(true);
+    if (this.#phase !== "running") return;
+    this.#options.reader.add(this.#mainSource);
+    this.#log.info("subscription.started", { stream: this.#options.stream, group: this.#options.group, consumer: this.#options.consumer });
+  }
+
+  /** The lease is lost: the next owner takes all that we hold, so we may write nothing about it. */
+  #leave(): void {
+    this.#phase = "standby";
+    this.#options.reader.remove(this.#mainSource);
+    this.#closeReplay();
+    for (const entry of this.#held.values()) entry.lost = true;
+    for (const entry of [...this.#queue.drain(), ...this.#delayed.clear()]) this.#forget(entry);
+    this.#wakeRoomWaiters();
+  }
+
+  quiesce(): void {
+    if (this.#isEnding()) return;
+    const before = this.#phase;
+    this.#phase = "draining";
+    this.#cancelTick?.();
+    this.#cancelTick = null;
+    this.#stopControl();
+    this.#options.reader.remove(this.#mainSource);
+    this.#closeReplay();
+    this.#breaker.stop();
+    this.#wakeRoomWaiters();
+    const unbegun = [...this.#queue.drain(), ...this.#delayed.clear()];
+    if (before !== "new" && unbegun.length > 0) this.#handBack(unbegun);
+    this.#keepRefreshing();
+  }
+
+  async stop(signal: AbortSignal): Promise<void> {
+    if (this.#phase === "stopped") return;
+    this.quiesce();
+    if (!this.#isQuiet()) await this.#whenQuiet(signal);
+    this.#drain.abort();
+    if (!this.#isQuiet()) {
+      const late = new AbortController();
+      const cancel = this.#clock.timer(ABORT_ms, () => late.abort());
+      await this.#whenQuiet(late.signal);
+      cancel();
+    }
+    const left = [...this.#held.values()].filter((entry) => !entry.acknowledging && !entry.lost);
+    if (left.length > 0) {
+      // Their runs were counted: whoever takes them over begins with the next attempt. The runs still going on decide about nothing any more.
+      this.#interrupted += this.#running;
+      if (this.#running > 0) this.#log.warning("subscription.interrupted", { running: this.#running });
+      this.#handBack(left);
+      for (const entry of left) entry.lost = true;
+      const late = new AbortController();
+      const cancel = this.#clock.timer(ABORT_ms, () => late.abort());
+      await this.#whenWritten(late.signal);
+      cancel();
+    }
+    this.#phase = "stopped";
+    this.#cancelTick?.();
+    this.#cancelTick = null;
+    await this.#claim?.release().catch(() => {}); // the broker is away: the lease runs out by itself
+    if (this.#started !== null) {
+      const { broker, stream, group, consumer } = this.#options;
+      // What still is pending for us keeps the consumer in being; whoever takes it over removes us.
+      if (this.#options.reader.unreachable === null) await broker.removeConsumer(stream, group, consumer).catch(() => false);
+    }
+    this.#log.info("subscription.shutdown", { handled: this.#handled });
+  }
+
+  idleFor_ms(): number {
+    if (this.#phase === "new" || this.#phase === "stopped") return 0;
+    return Math.max(0, this.#clock.monotonic_ms() - this.#cameRound_ms - REFRESH_ms);
+  }
+
+  /** Runs that a stop did not wait for. */
+  get interrupted(): number {
+    return this.#interrupted;
+  }
+
+  status(): ServiceStatus {
+    const [state, reason] = this.#state();
+    return {
+      name: this.name,
+      kind: this.#options.kind,
+      handler: this.#options.handler,
+      stream: this.#options.stream,
+      group: this.#options.group,
+      state,
+      reason,
+      handled: this.#handled,
+      failed: this.#failed,
+      retried: this.#retried,
+      deadLettered: this.#deadLettered,
+      ignored: this.#ignored,
+      inFlight: this.#running,
+      parked: this.#parked(),
+      lastError: this.#lastError,
+      circuit: this.#options.kind === "stream" ? this.#breaker.circuit : null,
+      slow: this.#delivery.slow(),
+    };
+  }
+
+  #state(): readonly [ServiceState, string | null] {
+    const unreachable = this.#options.pause.reason ?? this.#options.reader.unreachable;
+    switch (this.#phase) {
+      case "new":
+      case "starting": {
+        const reason = unreachable ?? this.#readError;
+        return reason === null ? ["starting", null] : ["unreachable", reason];
+      }
+      case "draining":
+        return ["draining", null];
+      case "stopped":
+        return ["stopped", null];
+      case "groupLost":
+        return ["stopped", "the consumer group vanished and on_group_lost is stop"];
+      case "standby":
+        return unreachable === null ? ["standby", "another engine reads this subscription"] : ["unreachable", unreachable];
+      case "running":
+        if (unreachable !== null) return ["unreachable", unreachable];
+        if (this.#readError !== null) return ["unreachable", this.#readError];
+        if (this.#breaker.circuit !== "closed") return ["open", this.#breaker.reason];
+        if (this.#isHeld()) return ["held", `${this.#parked()} entries wait for retries: ${this.#lastError ?? "failing messages"}`];
+        return ["running", null];
+    }
+  }
+
+  #isEnding(): boolean {
+    return this.#phase === "draining" || this.#phase === "stopped";
+  }
+
+  #isQuiet(): boolean {
+    return this.#running === 0 && this.#writes === 0;
+  }
+
+  #whenQuiet(signal: AbortSignal): Promise<void> {
+    return this.#until(() => this.#isQuiet(), signal);
+  }
+
+  #whenWritten(signal: AbortSignal): Promise<void> {
+    return this.#until(() => this.#writes === 0, signal);
+  }
+
+  async #until(condition: () => boolean, signal: AbortSignal): Promise<void> {
+    while (!condition() && !signal.aborted) {
+      await new Promise<void>((resolve) => {
+        this.#quiet.push(resolve);
+        signal.addEventListener("abort", () => resolve(), { once: true });
+      });
+    }
+  }
+
+  #settledSomething(): void {
+    if (this.#quiet.length === 0) return;
+    const waiting = this.#quiet;
+    this.#quiet = [];
+    for (const resolve of waiting) resolve();
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ reading
+
+  #sourceOf(stream: string): ReadSource {
+    const isMain = stream === this.#options.stream;
+    return {
+      stream,
+      group: this.#options.group,
+      consumer: this.#options.consumer,
+      room: () => this.#room(),
+      entries: (entries) => this.#receive(stream, entries),
+      empty: () => {
+        this.#cameRound_ms = this.#clock.monotonic_ms();
+        this.#readError = null;
+        if (!isMain) this.#closeReplay();
+        else this.#reportEmpty();
+      },
+      groupLost: () => {
+        if (isMain) void this.#groupLost();
+        else this.#closeReplay();
+      },
+      readFailed: (error) => {
+        this.#noteReadError(error);
+        this.#options.activity.unknown(this.name);
+      },
+    };
+  }
+
+  #room(): number {
+    if (this.#phase !== "running" || this.#claimedAway()) return 0;
+    if (this.#breaker.circuit !== "closed") {
+      return this.#breaker.allowance() > 0 && this.#queue.size + this.#delayed.size + this.#running === 0 ? 1 : 0;
+    }
+    if (this.#isHeld()) return 0;
+    const { unstarted } = this.#queue;
+    if (unstarted === 0) return this.#batch;
+    if (unstarted > this.#batch / 2 || unstarted * this.#average_ms > PREFETCH_ms * this.#concurrency) return 0;
+    return this.#batch - unstarted;
+  }
+
+  get #concurrency(): number {
+    return Math.max(1, this.#settings.concurrency);
+  }
+
+  #parked(): number {
+    return this.#queue.parked + this.#delayed.size;
+  }
+
+  #isHeld(): boolean {
+    return this.#parked() >= PARKED_BATCHES * this.#batch;
+  }
+
+  /** Our lease isn't safely ours at this moment, whatever was said about it last. */
+  #claimedAway(): boolean {
+    return this.#claim !== null && this.#claim.lease === null;
+  }
+
+  #receive(stream: string, entries: readonly StreamEntry[]): void {
+    const now_ms = this.#clock.monotonic_ms();
+    this.#cameRound_ms = now_ms;
+    this.#readError = null;
+    const fresh: HeldEntry[] = [];
+    for (const entry of entries) {
+      const key = keyOf(stream, entry.id);
+      if (this.#held.has(key)) continue;
+      const held = this.#hold(stream, entry, { used: 0, counted: false, now_ms });
+      this.#held.set(key, held);
+      fresh.push(held);
+    }
+    if (this.#phase !== "running") {
+      // The read was under way when we stopped reading. With a lost lease the next owner takes them by himself.
+      if (this.#isEnding()) this.#handBack(fresh);
+      else for (const entry of fresh) this.#held.delete(keyOf(stream, entry.id));
+      return;
+    }
+    this.#queue.add(fresh);
+    this.#pump();
+  }
+
+  #hold(
+    stream: string,
+    entry: StreamEntry,
+    state: { readonly used: number; readonly counted: boolean; readonly now_ms: number },
+  ): HeldEntry {
+    return new HeldEntry({
+      entry,
+      stream,
+      isPayload: this.#options.kind === "broker",
+      used: state.used,
+      counted: state.counted,
+      ownedAt_ms: state.now_ms,
+    });
+  }
+
+  #reportEmpty(): void {
+    if (this.#queue.size === 0 && this.#isQuiet() && !this.#takingOver) this.#options.activity.empty(this.name, this.#delayed.nextIn_ms());
+  }
+
+  async #groupLost(): Promise<void> {
+    const { stream, group, broker, reader } = this.#options;
+    const policy = this.#settings.onGroupLost;
+    // What we hold is perhaps all that is left of it.
+    for (const entry of this.#held.values()) entry.orphan = true;
+    this.#log.error("subscription.group_lost", { stream, group, policy });
+    this.#telemetry.count("protean_subscription_group_lost_total", this.#labels);
+    if (policy === "stop") {
+      reader.remove(this.#mainSource);
+      this.#phase = "groupLost";
+      this.#wakeRoomWaiters();
+      await this.#claim?.release().catch(() => {}); // runs out by itself
+      return;
+    }
+    reader.remove(this.#mainSource);
+    while (this.#phase === "running") {
+      try {
+        await broker.createGroup(stream, group, policy === "tail" ? "end" : "start");
+        this.#options.pause.succeeded();
+        if (this.#phase === "running") reader.add(this.#mainSource);
+        return;
+      } catch (error) {
+        await this.#pauseAfter(error);
+      }
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ running
+
+  /** Begins as many runs as may begin. */
+  #pump(): void {
+    while (this.#workers < this.#concurrency) {
+      const entry = this.#next();
+      if (entry === null) break;
+      this.#workers += 1;
+      void this.#work(entry);
+    }
+    if (this.#queue.unstarted * 2 <= this.#batch) {
+      this.#options.reader.poke(this.#mainSource);
+      if (this.#replayOpen) this.#options.reader.poke(this.#replaySource);
+      this.#wakeRoomWaiters();
+    }
+  }
+
+  /** One of `concurrency` places: runs entry after entry until there is none. */
+  async #work(first: HeldEntry): Promise<void> {
+    for (let entry: HeldEntry | null = first; entry !== null; entry = this.#next()) {
+      await this.#process(entry);
+      const now_ms = this.#clock.monotonic_ms();
+      if (now_ms - this.#turnedAt_ms > TURN_ms) {
+        await this.#clock.turn();
+        this.#turnedAt_ms = this.#clock.monotonic_ms();
+      }
+      if (this.#queue.unstarted * 2 <= this.#batch) this.#options.reader.poke(this.#mainSource);
+    }
+    this.#workers -= 1;
+    this.#options.activity.productive(this.name);
+    this.#trimByLength();
+    this.#pump();
+  }
+
+  /** The next entry whose handler is to run. What needs no run is dealt with on the way. */
+  #next(): HeldEntry | null {
+    let found: HeldEntry | null = null;
+    while (this.#phase === "running" && this.#breaker.allowance() > 0 && !this.#claimedAway()) {
+      const entry = this.#queue.take(this.#isIgnored);
+      if (entry === null) break;
+      if (entry.lost) {
+        this.#queue.release(entry);
+        continue;
+      }
+      const { content } = entry;
+      if (content.kind === "undecodable") {
+        this.#failed += 1;
+        this.#noteFailure(entry, content.error);
+        this.#giveUp(entry, content.error, null);
+        continue;
+      }
+      if (content.kind === "message" && !this.#isOfOrigin(content.message.metadata.domain.origin_stream)) {
+        this.#ignored += 1;
+        this.#acknowledge(entry);
+        this.#queue.release(entry);
+        continue;
+      }
+      if (entry.counted && entry.failures.length === 0 && entry.used >= Math.max(2, this.#maxRuns)) {
+        // Taken over, and every run of it ended with its process. With one attempt allowed the count of 1 may come from being read only (rulings 6).
+        this.#giveUp(entry, new ProteanError("PROCESS_DIED", `the process handling it died ${entry.used} times`), null);
+        continue;
+      }
+      const now_ms = this.#clock.monotonic_ms();
+      if (
+        !entry.orphan &&
+        now_ms - Math.max(entry.ownedAt_ms, this.#refreshedAt_ms) > Math.min(TRUST_ms, this.#settings.claimIdle_ms / 2)
+      ) {
+        this.#queue.putBack(entry);
+        void this.#refresh();
+        break;
+      }
+      this.#breaker.began();
+      found = entry;
+      break;
+    }
+    this.#acknowledgeIgnored();
+    return found;
+  }
+
+  readonly #isIgnored = (entry: HeldEntry): boolean => {
+    if (this.#options.kind === "broker" || entry.lost) return false;
+    const type = entry.peekType();
+    if (type === null || this.#delivery.accepts(type) !== "ignored") return false;
+    this.#ignored += 1;
+    this.#telemetry.count("protean_subscription_messages_ignored_total", this.#labels);
+    this.#ignoredIds.push(entry);
+    return true;
+  };
+
+  #acknowledgeIgnored(): void {
+    if (this.#ignoredIds.length === 0) return;
+    const entries = this.#ignoredIds;
+    this.#ignoredIds = [];
+    for (const entry of entries) entry.acknowledging = true;
+    this.#writeAcknowledgements(entries);
+  }
+
+  #isOfOrigin(originStream: string | null): boolean {
+    const wanted = this.#settings.originCategory;
+    return wanted === null || (originStream !== null && categoryOf(originStream) === wanted);
+  }
+
+  async #process(entry: HeldEntry): Promise<void> {
+    const attempt = entry.used + 1;
+    this.#running += 1;
+    if (entry.counted) {
+      try {
+        await this.#broker.setAttempts(entry.stream, this.#options.group, this.#options.consumer, [{ id: entry.id, attempt }]);
+      } catch (error) {
+        // Not counted, so not run: else a message that kills its process would never reach its limit.
+        this.#running -= 1;
+        this.#breaker.neutral();
+        this.#lastError = nameAndMessage(error);
+        this.#wait(entry, WRITE_RETRY_ms);
+        this.#settledSomething();
+        return;
+      }
+    }
+    entry.used = attempt;
+    const started_ms = this.#clock.monotonic_ms();
+    const lease = this.#claim?.lease ?? null;
+    const run: Run = {
+      attempt,
+      deliveryKey: this.#deliveryKeyOf(entry),
+      workerId: this.#options.consumer,
+      fences: lease === null || !this.#options.fenced ? NO_FENCES : [lease],
+      drain: this.#drain.signal,
+      stream: this.#options.stream,
+    };
+    const { content } = entry;
+    const outcome: Outcome =
+      content.kind === "message"
+        ? await this.#delivery.deliver(content.message, run)
+        : await this.#delivery.deliverPayload(
+            content.kind === "payload" ? content.payload : null,
+            { id: entry.id, stream: this.#options.stream },
+            run,
+          );
+    this.#running -= 1;
+    const ended_ms = this.#clock.monotonic_ms();
+    this.#cameRound_ms = ended_ms;
+    this.#average_ms += (ended_ms - started_ms - this.#average_ms) / 8;
+    this.#settle(entry, outcome);
+    this.#settledSomething();
+  }
+
+  /** Python's commands have no id of their own (rulings 11): their place in store or stream stands for it. */
+  #deliveryKeyOf(entry: HeldEntry): string {
+    const { content } = entry;
+    if (content.kind === "message") {
+      const { metadata, id } = content.message;
+      if (id !== null && !(metadata.domain.kind === "COMMAND" && metadata.domain.stream_category === null)) return id;
+      if (metadata.event_store !== null) return `position:${metadata.event_store.global_position}`;
+    }
+    return `${entry.stream}:${entry.id}`;
+  }
+
+  #settle(entry: HeldEntry, outcome: Outcome): void {
+    switch (outcome.kind) {
+      case "done":
+      case "discarded":
+      case "expired":
+      case "ignored":
+        if (outcome.kind === "done") this.#breaker.succeeded();
+        else this.#breaker.neutral();
+        this.#handled += 1;
+        this.#telemetry.count("protean_subscription_messages_processed_total", this.#labels);
+        this.#acknowledge(entry);
+        this.#queue.release(entry);
+        return;
+      case "deadLetter":
+        this.#failed += 1;
+        this.#noteFailure(entry, outcome.error);
+        this.#breakerFailed(entry, outcome.error);
+        this.#giveUp(entry, outcome.error, null);
+        return;
+      case "retry": {
+        this.#failed += 1;
+        this.#noteFailure(entry, outcome.error);
+        this.#breakerFailed(entry, outcome.error);
+        if (entry.used >= this.#maxRuns) {
+          this.#giveUp(entry, outcome.error, outcome.settled);
+          return;
+        }
+        this.#retried += 1;
+        this.#telemetry.count("protean_subscription_retries_total", this.#labels);
+        this.#telemetry.trace({
+          ...this.#stageOf(entry),
+          event: "message.nacked",
+          status: "retry",
+          error: nameAndMessage(outcome.error),
+          metadata: { retry_count: entry.used, max_retries: this.#maxRuns },
+        });
+        entry.counted = true;
+        const delay_ms = outcome.after_ms ?? this.#settings.retryDelay_ms;
+        if (outcome.settled === null) this.#wait(entry, delay_ms);
+        else {
+          // The run still goes on: nothing of its source stream may begin before it ends (rulings 9).
+          const since_ms = this.#clock.monotonic_ms();
+          void outcome.settled.then(() => this.#wait(entry, Math.max(0, delay_ms - (this.#clock.monotonic_ms() - since_ms))));
+        }
+      }
+    }
+  }
+
+  /** Puts a failed entry aside until it may run again; while draining it goes back to the group. */
+  #wait(entry: HeldEntry, delay_ms: number): void {
+    if (entry.lost) {
+      this.#forget(entry);
+      this.#queue.release(entry);
+    } else if (this.#isEnding()) this.#handBack([entry]);
+    else this.#delayed.add(entry, delay_ms);
+  }
+
+  #noteFailure(entry: HeldEntry, error: unknown): void {
+    const text = nameAndMessage(error);
+    this.#lastError = text;
+    entry.failures.push({ time: isoOfEpoch(this.#clock.now_ms()), worker: this.#options.consumer, error: text });
+    if (entry.failures.length > 20) entry.failures.shift();
+  }
+
+  #breakerFailed(entry: HeldEntry, error: unknown): void {
+    const source = entry.sourceStream();
+    this.#breaker.failed(`${nameAndMessage(error)}${source === null ? "" : ` (stream ${source})`}`);
+  }
+
+  #circuitChanged(circuit: Circuit): void {
+    const word = circuit === "open" ? "opened" : circuit;
+    const { consumer, stream, handler } = this.#options;
+    this.#telemetry.count("protean_subscription_circuit_breaker_transitions_total", { handler, state: word });
+    this.#telemetry.trace({
+      event: `subscription.circuit_breaker.${word}`,
+      stream,
+      message_id: consumer,
+      message_type: "circuit_breaker",
+      status: word,
+      handler,
+      worker_id: consumer,
+      error: this.#breaker.reason,
+      metadata: { consecutive_handler_failures: this.#breaker.failures, circuit_breaker_threshold: this.#settings.breakerThreshold },
+    });
+    const fields = { circuit: word, failures: this.#breaker.failures, reason: this.#breaker.reason };
+    if (circuit === "open") this.#log.error("subscription.circuit_breaker", fields);
+    else this.#log.info("subscription.circuit_breaker", fields);
+    if (circuit !== "open") this.#pump();
+  }
+
+  #stageOf(entry: HeldEntry) {
+    const message = entry.content.kind === "message" ? entry.content.message : null;
+    return {
+      stream: entry.stream,
+      message_id: message?.id ?? entry.id,
+      message_type: message?.type ?? "unknown",
+      handler: this.#options.handler,
+      worker_id: this.#options.consumer,
+      correlation_id: message?.metadata.domain.correlation_id ?? null,
+      causation_id: message?.metadata.domain.causation_id ?? null,
+    };
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ settling
+
+  #acknowledge(entry: HeldEntry): void {
+    if (entry.lost || this.#claimedAway()) {
+      this.#forget(entry);
+      return;
+    }
+    entry.acknowledging = true;
+    this.#writeAcknowledgements([entry]);
+  }
+
+  #writeAcknowledgements(entries: readonly HeldEntry[]): void {
+    const [first] = entries;
+    if (first === undefined) return;
+    const same = entries.filter((entry) => entry.stream === first.stream);
+    if (same.length < entries.length) this.#writeAcknowledgements(entries.filter((entry) => entry.stream !== first.stream));
+    const ids = same.map((entry) => entry.id);
+    this.#writes += 1;
+    this.#broker.acknowledge(first.stream, this.#options.group, ids).then(
+      (acknowledged) => {
+        this.#writes -= 1;
+        for (const entry of same) {
+          this.#forget(entry);
+          // Ignored entries leave no trace: they were never decoded.
+          if (this.#options.kind === "stream" && entry.used > 0) {
+            this.#telemetry.trace({ ...this.#stageOf(entry), event: "message.acked", status: "ok" });
+          }
+        }
+        this.#sinceTrim += same.length;
+        if (acknowledged < ids.length) {
+          // Taken by somebody else, or the group was made anew: the effect is done, at least once is kept.
+          this.#telemetry.count("protean_subscription_late_acknowledgements_total", this.#labels, ids.length - acknowledged);
+          this.#log.debug("subscription.late_acknowledgement", { ids });
+        }
+        if (first.stream === this.#replayStream) this.#removeReplayed(ids);
+        this.#settledSomething();
+      },
+      (error: unknown) => {
+        this.#writes -= 1;
+        this.#lastError = nameAndMessage(error);
+        if (this.#unacknowledged.length === 0) {
+          this.#clock.timer(WRITE_RETRY_ms, () => {
+            const again = this.#unacknowledged.filter((entry) => !entry.lost);
+            this.#unacknowledged = [];
+            if (this.#phase !== "stopped") this.#writeAcknowledgements(again);
+          });
+        }
+        this.#unacknowledged.push(...same);
+        this.#settledSomething();
+      },
+    );
+  }
+
+  #removeReplayed(ids: readonly string[]): void {
+    this.#broker.remove(this.#replayStream, ids).catch((error: unknown) => {
+      this.#log.debug("subscription.replayed_entry_left", { ids, error: nameAndMessage(error) });
+    });
+  }
+
+  /** No further attempts. Its source stream goes on when the dead letter is written and the run (if it still goes on) has settled. */
+  #giveUp(entry: HeldEntry, error: unknown, settled: Promise<void> | null): void {
+    if (entry.lost || this.#claimedAway()) {
+      this.#forget(entry);
+      this.#queue.release(entry);
+      return;
+    }
+    if (!this.#settings.enableDeadLetters) {
+      this.#log.warning("subscription.discarded_without_dead_letter", { id: entry.id, attempts: entry.used, error: nameAndMessage(error) });
+      this.#acknowledge(entry);
+      if (settled === null) this.#queue.release(entry);
+      else void settled.then(() => this.#released(entry));
+      return;
+    }
+    const undecodable = entry.content.kind === "undecodable";
+    const { stream, group, consumer } = this.#options;
+    entry.letter = {
+      error,
+      fields: encodeDeadLetter({
+        originalText: entry.text,
+        rawFields: undecodable || entry.text === null ? entry.rawFields : undefined,
+        originalStream: stream,
+        originalId: entry.id,
+        consumerGroup: group,
+        consumer,
+        failedAt: isoOfEpoch(this.#clock.now_ms()),
+        retryCount: entry.used,
+        error: describeError(error, entry.failures),
+      }),
+    };
+    void this.#sendDeadLetter(entry, settled);
+  }
+
+  #released(entry: HeldEntry): void {
+    this.#queue.release(entry);
+    this.#pump();
+  }
+
+  async #sendDeadLetter(entry: HeldEntry, settled: Promise<void> | null): Promise<void> {
+    const { letter } = entry;
+    if (letter === null || entry.lost) {
+      this.#forget(entry);
+      this.#released(entry);
+      return;
+    }
+    this.#writes += 1;
+    try {
+      await this.#broker.deadLetter({
+        stream: entry.stream,
+        group: this.#options.group,
+        id: entry.id,
+        deadLetterStream: this.#deadLetterStream,
+        fields: letter.fields,
+      });
+    } catch (error) {
+      this.#writes -= 1;
+      this.#log.warning("subscription.dead_letter_failed", { id: entry.id, error: nameAndMessage(error) });
+      this.#telemetry.count("protean_subscription_dead_letter_failures_total", this.#labels);
+      this.#wait(entry, this.#settings.retryDelay_ms);
+      this.#settledSomething();
+      return;
+    }
+    this.#writes -= 1;
+    this.#deadLettered += 1;
+    this.#sinceTrim += 1;
+    this.#forget(entry);
+    this.#telemetry.count("protean_subscription_dlq_routed_total", this.#labels);
+    this.#telemetry.trace({
+      ...this.#stageOf(entry),
+      event: "message.dlq",
+      status: "error",
+      error: nameAndMessage(letter.error),
+      metadata: { dlq_stream: this.#deadLetterStream, retry_count: entry.used },
+    });
+    this.#log.warning("subscription.dead_letter", {
+      id: entry.id,
+      dead_letter_stream: this.#deadLetterStream,
+      attempts: entry.used,
+      error: nameAndMessage(letter.error),
+    });
+    if (entry.stream === this.#replayStream) this.#removeReplayed([entry.id]);
+    this.#options.activity.productive(this.name);
+    if (settled !== null) await settled;
+    this.#released(entry);
+    this.#settledSomething();
+  }
+
+  #forget(entry: HeldEntry): void {
+    this.#held.delete(keyOf(entry.stream, entry.id));
+  }
+
+  #handBack(entries: readonly HeldEntry[]): void {
+    const byStream = new Map<string, { readonly id: string; readonly attempt: number }[]>();
+    for (const entry of entries) {
+      this.#forget(entry);
+      if (entry.lost || entry.acknowledging) continue;
+      const list = byStream.get(entry.stream) ?? [];
+      // One that was given up must not run again, only be dead-lettered.
+      list.push({ id: entry.id, attempt: entry.letter === null ? entry.used : Math.max(entry.used, this.#maxRuns, 2) });
+      byStream.set(entry.stream, list);
+    }
+    for (const [stream, list] of byStream) {
+      for (let at = 0; at < list.length; at += HAND_BACK_BATCH) {
+        this.#writes += 1;
+        this.#broker
+          .handBack(stream, this.#options.group, this.#options.consumer, list.slice(at, at + HAND_BACK_BATCH))
+          .catch((error: unknown) => {
+            // They stay pending for a consumer that will be dead soon: the others find them by that.
+            this.#log.warning("subscription.hand_back_failed", { stream, entries: list.length, error: nameAndMessage(error) });
+          })
+          .finally(() => {
+            this.#writes -= 1;
+            this.#settledSomething();
+          });
+      }
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ keeping and taking
+
+  #scheduleTick(): void {
+    if (this.#cancelTick !== null || this.#isEnding()) return;
+    this.#cancelTick = this.#clock.timer(Math.min(REFRESH_ms, Math.max(100, this.#settings.claimIdle_ms / 3)), () => {
+      this.#cancelTick = null;
+      if (!this.#ticking) {
+        this.#ticking = true;
+        void this.#tick().finally(() => {
+          this.#ticking = false;
+        });
+      }
+      this.#scheduleTick();
+    });
+  }
+
+  /** While draining, what runs must stay ours. */
+  #keepRefreshing(): void {
+    if (this.#cancelTick !== null || this.#phase !== "draining" || this.#held.size === 0) return;
+    this.#cancelTick = this.#clock.timer(Math.min(REFRESH_ms, Math.max(100, this.#settings.claimIdle_ms / 3)), () => {
+      this.#cancelTick = null;
+      void this.#refresh().finally(() => this.#keepRefreshing());
+    });
+  }
+
+  async #tick(): Promise<void> {
+    this.#cameRound_ms = this.#clock.monotonic_ms();
+    if (this.#phase === "standby") this.#options.activity.empty(this.name, null);
+    if (this.#phase !== "running") return;
+    if (this.#held.size > 0) await this.#refresh();
+    if (this.#clock.monotonic_ms() >= this.#takeoverDue_ms) await this.#takeOver(false);
+    else this.#pump();
+  }
+
+  /** Tells the broker that we are alive with all that we hold, and learns what isn't ours any more. */
+  async #refresh(): Promise<void> {
+    if (this.#refreshing) return;
+    this.#refreshing = true;
+    const asked_ms = this.#clock.monotonic_ms();
+    try {
+      const byStream = new Map<string, string[]>();
+      for (const entry of this.#held.values()) {
+        if (entry.lost || entry.acknowledging) continue;
+        const ids = byStream.get(entry.stream);
+        if (ids === undefined) byStream.set(entry.stream, [entry.id]);
+        else ids.push(entry.id);
+      }
+      for (const [stream, ids] of byStream) {
+        const kept = new Set(await this.#broker.refresh(stream, this.#options.group, this.#options.consumer, ids));
+        let lost = 0;
+        for (const id of ids) {
+          const entry = kept.has(id) ? undefined : this.#held.get(keyOf(stream, id));
+          if (entry === undefined || entry.acknowledging || entry.orphan) continue;
+          entry.lost = true;
+          lost += 1;
+        }
+        if (lost > 0) this.#dropLost(lost);
+      }
+      this.#refreshedAt_ms = asked_ms;
+    } catch (error) {
+      this.#lastError = nameAndMessage(error);
+      this.#clock.timer(WRITE_RETRY_ms, () => this.#pump());
+      return;
+    } finally {
+      this.#refreshing = false;
+    }
+    this.#pump();
+  }
+
+  #dropLost(count: number): void {
+    this.#log.warning("subscription.entries_lost", { count, stream: this.#options.stream });
+    this.#telemetry.count("protean_subscription_lost_claims_total", this.#labels, count);
+    for (const entry of this.#queue.removeWhere((candidate) => candidate.lost)) this.#forget(entry);
+    for (const entry of this.#delayed.removeWhere((candidate) => candidate.lost)) {
+      this.#forget(entry);
+      this.#queue.release(entry);
+    }
+  }
+
+  /** A notice came: somebody drained or died, or something is to be replayed. */
+  #lookAround(): void {
+    if (this.#phase === "running") void this.#takeOver(false);
+  }
+
+  async #takeOver(entering: boolean): Promise<void> {
+    if (this.#takingOver) {
+      this.#takeoverAgain = true;
+      return;
+    }
+    this.#takingOver = true;
+    const { broker, stream, group, instances, pause } = this.#options;
+    try {
+      do {
+        this.#takeoverAgain = false;
+        try {
+          await this.#takeOverStream(stream, entering);
+          if ((await broker.length(this.#replayStream)) > 0) await this.#openReplay();
+          const now_ms = this.#clock.monotonic_ms();
+          if (now_ms >= this.#cleanupDue_ms) {
+            this.#cleanupDue_ms = now_ms + CLEANUP_ms;
+            const removed = await removeDeadConsumers(broker, stream, group, instances);
+            if (removed.length > 0) this.#log.debug("subscription.dead_consumers_removed", { removed });
+          }
+          pause.succeeded();
+        } catch (error) {
+          this.#lastError = nameAndMessage(error);
+          if (!entering) break; // looked for again in 10 s
+          this.#takeoverAgain = true;
+          await this.#pauseAfter(error);
+        }
+      } while (this.#takeoverAgain && this.#phase === "running");
+    } finally {
+      this.#takingOver = false;
+      this.#takeoverDue_ms = this.#clock.monotonic_ms() + TAKEOVER_ms;
+    }
+    this.#pump();
+  }
+
+  async #takeOverStream(stream: string, entering: boolean): Promise<void> {
+    const { broker, group, consumer, instances } = this.#options;
+    await takeOver({
+      broker,
+      stream,
+      group,
+      consumer,
+      instances,
+      claimIdle_ms: this.#settings.claimIdle_ms,
+      claimForeignIdle_ms: this.#settings.claimForeignIdle_ms,
+      exclusive: !this.#settings.shared,
+      ownToo: entering,
+      batch: this.#batch,
+      holds: (id) => this.#held.has(keyOf(stream, id)),
+      room: () => this.#roomForBatch(),
+      take: (entries) => this.#take(stream, entries),
+      lostByTrim: (ids) => {
+        this.#telemetry.count("protean_subscription_lost_by_trim_total", this.#labels, ids.length);
+        this.#log.warning("subscription.lost_by_trim", { stream, count: ids.length, first: ids[0] });
+      },
+    });
+  }
+
+  #take(stream: string, taken: readonly TakenEntry[]): void {
+    const now_ms = this.#clock.monotonic_ms();
+    const fresh: HeldEntry[] = [];
+    for (const { entry, used } of taken) {
+      const key = keyOf(stream, entry.id);
+      if (this.#held.has(key)) continue;
+      const held = this.#hold(stream, entry, { used, counted: true, now_ms });
+      this.#held.set(key, held);
+      fresh.push(held);
+    }
+    this.#log.info("subscription.taken_over", { stream, count: fresh.length });
+    this.#telemetry.count("protean_subscription_taken_over_total", this.#labels, fresh.length);
+    if (this.#phase !== "running") {
+      if (this.#isEnding()) this.#handBack(fresh);
+      else for (const entry of fresh) this.#forget(entry);
+      return;
+    }
+    this.#queue.add(fresh);
+    this.#pump();
+  }
+
+  #roomForBatch(): Promise<boolean> {
+    if (this.#phase !== "running") return Promise.resolve(false);
+    if (this.#queue.unstarted * 2 <= this.#batch && !this.#isHeld()) return Promise.resolve(true);
+    return new Promise((resolve) => this.#roomWaiters.push(resolve));
+  }
+
+  #wakeRoomWaiters(): void {
+    if (this.#roomWaiters.length === 0 || (this.#phase === "running" && this.#isHeld())) return;
+    const waiting = this.#roomWaiters;
+    this.#roomWaiters = [];
+    for (const resolve of waiting) resolve(this.#phase === "running");
+  }
+
+  async #openReplay(): Promise<void> {
+    if (this.#replayOpen) return;
+    this.#replayOpen = true;
+    await this.#broker.createGroup(this.#replayStream, this.#options.group, "start");
+    await this.#takeOverStream(this.#replayStream, false);
+    if (this.#phase === "running" && this.#replayOpen) this.#options.reader.add(this.#replaySource);
+  }
+
+  #closeReplay(): void {
+    if (!this.#replayOpen) return;
+    this.#replayOpen = false;
+    this.#options.reader.remove(this.#replaySource);
+  }
+
+  /** After batches, when `retention_maxlen` is set: what all groups have acknowledged goes, down to that length. */
+  #trimByLength(): void {
+    const maxLength = this.#settings.retentionMaxLength;
+    if (maxLength === null || maxLength <= 0 || this.#sinceTrim < this.#batch || this.#trimming || this.#phase !== "running") return;
+    this.#sinceTrim = 0;
+    this.#trimming = true;
+    this.#broker
+      .trimAcknowledged(this.#options.stream, { olderThan_ms: 0, maxLength })
+      .catch((error: unknown) => {
+        this.#log.warning("subscription.trim_failed", { stream: this.#options.stream, error: nameAndMessage(error) });
+      })
+      .finally(() => {
+        this.#trimming = false;
+      });
+  }
+}
+
+const NO_FENCES: readonly Lease[] = [];
+
+function keyOf(stream: string, id: string): string {
+  return `${stream}|${id}`;
+}
