@@ -173,7 +173,11 @@ export interface Broker {
   /** Removes entries older than `olderThan_ms` whatever their state (dead letters). */
   trimOld(stream: string, olderThan_ms: number): Promise<number>;
 
-  /** `wake(stream)` is called soon after something was added to one of the streams. May be called for nothing; a lost call is made up by the reader's own polling. */
+  /**
+   * `wake(stream)` is called soon after something was added to one of the streams, at the latest when it was read until a read found nothing: a stream
+   * that is known to have entries need not wake again before that. May be called for nothing, and once after the first `add`. Whoever is woken
+   * while a read is under way reads once more. A lost call is made up by the reader's own polling.
+   */
   wakeups(wake: (stream: string) => void): Wakeups;
   /** Writes trace events (wire-format §12), one pipeline; failures are dropped. `domain` is the raw domain name. */
   writeTraces(domain: string, events: readonly (TraceEvent & { readonly timestamp: string })[], retention_days: number): Promise<void>;

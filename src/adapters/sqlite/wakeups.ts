@@ -1,24 +1,17 @@
 import { CONTROL_STREAM, type Wakeups } from "../../ports/broker.ts";
 import type { Changes } from "./changes.ts";
 
-interface Watch {
-  /** `changed` of the stream when `wake` was last called. */
-  upTo: number;
-  /** Added, and not woken since. */
-  isWanted: boolean;
-}
-
 /**
- * Wakes one reader. It reads a stream until it gets nothing, calls `add`, and waits for `wake`, which comes once; then the stream is out
- * of the set until it is added again, so a busy one isn't watched.
+ * Wakes one reader whenever a stream that it added has changed. The reader adds a stream once; it may add it again when it found it empty,
+ * which changes nothing here. Woken while a read is under way, it reads once more.
  *
- * The first `add` wakes once for nothing, because an entry may have come since the last read. Any later one looks whether the stream
- * moved since `wake`, so that nothing falls into the gap. The control stream is always in the set.
+ * The first `add` wakes once for nothing, because an entry may have come since the last read. The control stream is always in the set.
  */
 export class StreamWakeups implements Wakeups {
   readonly #changes: Changes;
   readonly #wake: (stream: string) => void;
-  readonly #watches = new Map<string, Watch>();
+  /** Streams, each with its `changed` when `wake` was last called. */
+  readonly #watched = new Map<string, number>();
   readonly #stop: () => void;
   #closed = false;
 
@@ -35,33 +28,27 @@ export class StreamWakeups implements Wakeups {
 
   add(stream: string): void {
     if (this.#closed) return;
-    const watch = this.#watches.get(stream);
-    if (watch === undefined) this.#watches.set(stream, { upTo: -1, isWanted: true });
-    else if (watch.isWanted) return;
-    else {
-      watch.isWanted = true;
-      if (this.#changes.changeOf(stream) === watch.upTo) return;
-    }
+    if (this.#watched.has(stream)) return;
+    this.#watched.set(stream, -1);
     queueMicrotask(() => this.#fire(stream));
   }
 
   remove(stream: string): void {
-    this.#watches.delete(stream);
+    this.#watched.delete(stream);
   }
 
   async close(): Promise<void> {
     this.#closed = true;
-    this.#watches.clear();
+    this.#watched.clear();
     this.#stop();
   }
 
   #fire(stream: string): void {
-    const watch = this.#watches.get(stream);
-    if (watch === undefined || !watch.isWanted) return;
+    const upTo = this.#watched.get(stream);
+    if (upTo === undefined) return;
     const changed = this.#changes.changeOf(stream);
-    if (changed === watch.upTo) return;
-    watch.isWanted = false;
-    watch.upTo = changed;
+    if (changed === upTo) return;
+    this.#watched.set(stream, changed);
     this.#wake(stream);
   }
 }

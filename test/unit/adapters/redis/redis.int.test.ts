@@ -163,6 +163,34 @@ describe("on a Redis that works", () => {
     await fresh.close();
   });
 
+  test("a lease has one owner until it runs out by the server's clock, and each change of owner is a new generation (rulings 25)", async () => {
+    const { leases } = broker;
+    const asked = await Promise.all(["a", "b", "c"].map((owner) => leases.acquire("outbox/x", owner, 60_000)));
+    const won = asked.filter((lease) => lease !== null);
+    expect(won).toHaveLength(1);
+    const first = won[0] ?? { name: "", owner: "", generation: 0 };
+    expect(await leases.acquire("outbox/x", first.owner, 60_000)).toEqual(first);
+    expect(await plain.get("protean:lease:outbox/x")).toBe(`${first.owner}:${first.generation}`);
+    expect(await leases.renew([first, { ...first, generation: first.generation - 1 }, { ...first, name: "unknown" }], 60_000)).toEqual([
+      first,
+    ]);
+    expect((await leases.holders("outbox/")).map((lease) => [lease.name, lease.owner])).toEqual([["outbox/x", first.owner]]);
+    expect(await leases.holders("other/")).toEqual([]);
+
+    await leases.renew([first], 20);
+    await until("it ran out", async () => (await plain.exists("protean:lease:outbox/x")) === 0);
+    expect(await leases.renew([first], 60_000)).toEqual([]);
+    expect(await leases.holders("outbox/")).toEqual([]);
+    const again = await leases.acquire("outbox/x", first.owner, 60_000);
+    expect(again?.generation).toBeGreaterThan(first.generation);
+
+    await leases.release([first]);
+    expect(await leases.acquire("outbox/x", "thief", 60_000)).toBeNull();
+    await leases.release(again === null ? [] : [again]);
+    expect((await leases.acquire("outbox/x", "next:with:colons", 60_000))?.owner).toBe("next:with:colons");
+    expect((await leases.holders("outbox/"))[0]?.owner).toBe("next:with:colons");
+  });
+
   test("heartbeats are JSON under protean:engine:<id> and expire by themselves", async () => {
     const record = {
       id: "0123456789ab",
