@@ -1,6 +1,6 @@
 import { DeserializationError, ExpectedVersionError } from "../errors.ts";
 import { type DecodedMessage, decodeRow } from "../messages/envelope.ts";
-import { categoryOf } from "../messages/names.ts";
+import { categoryOf, isCommandCategory } from "../messages/names.ts";
 import type { Clock } from "../ports/clock.ts";
 import { ALL_STREAMS, type EventStore, type StoredMessage } from "../ports/event-store.ts";
 import type { Log } from "../ports/log.ts";
@@ -186,6 +186,7 @@ export class EventStoreSubscription implements Service {
 
   async #run(): Promise<void> {
     let generation = 0;
+    await this.#claim?.tried;
     while (!this.#stopping) {
       this.#cameRound_ms = this.#clock.monotonic_ms();
       const lease = this.#claim?.lease ?? null;
@@ -213,7 +214,7 @@ export class EventStoreSubscription implements Service {
         if (!this.#stopping) await this.#wake.sleep(pause_ms);
       }
     }
-    if ((this.#claim?.lease ?? null) === null || generation === 0) return;
+    if ((this.#claim?.lease ?? null) === null || generation === 0 || this.#unwritten === 0) return;
     try {
       await this.#ledger.write(this.#cursor);
     } catch (error) {
@@ -242,7 +243,8 @@ export class EventStoreSubscription implements Service {
     this.#activity.empty(this.name, due_ms);
     const quiet_ms = this.#clock.monotonic_ms() - this.#lastMessage_ms;
     let limit_ms = Math.max(NET_ms, this.#settings.tickInterval_ms);
-    if (this.#cursor > this.#ledger.written) {
+    // Passing our own records doesn't count: writing the cursor for them would be another record of ours, for ever (known-traps B7).
+    if (this.#unwritten > 0) {
       if (quiet_ms >= FLUSH_ms) {
         await this.#ledger.write(this.#cursor);
         this.#unwritten = 0;
@@ -358,34 +360,39 @@ export class EventStoreSubscription implements Service {
       : this.#settings.recoveryInterval_ms;
   }
 
+  /** What may run when its time comes: oldest first, and of one source stream only the first (commands don't wait for each other). */
+  #heads(): readonly Unresolved[] {
+    const seen = new Set<string>();
+    return [...this.#ledger.unresolved.values()]
+      .sort((left, right) => left.position - right.position)
+      .filter((entry) => {
+        if (isCommandCategory(categoryOf(entry.stream))) return true;
+        if (seen.has(entry.stream)) return false;
+        seen.add(entry.stream);
+        return true;
+      });
+  }
+
   #nextDue_ms(): number | null {
     let next: number | null = null;
     const now_ms = this.#clock.monotonic_ms();
-    for (const position of this.#ledger.unresolved.keys()) {
+    for (const { position } of this.#heads()) {
       const due_ms = Math.max(0, (this.#due.get(position) ?? now_ms) - now_ms);
       next = next === null ? due_ms : Math.min(next, due_ms);
     }
     return next;
   }
 
-  /** Runs what is due, oldest first, never one behind an unresolved earlier one of its stream. Answers whether anything ran. */
+  /** Runs what is due. Answers whether anything ran; what it freed behind it comes with the next turn. */
   async #recover(): Promise<boolean> {
     if (this.#ledger.unresolved.size === 0) return false;
     const now_ms = this.#clock.monotonic_ms();
-    const blocked = new Set<string>();
     let ran = false;
-    for (const entry of [...this.#ledger.unresolved.values()].sort((left, right) => left.position - right.position)) {
+    for (const entry of this.#heads()) {
       if (this.#stopping || (this.#claim?.lease ?? null) === null) break;
-      const due = (this.#due.get(entry.position) ?? 0) <= now_ms;
-      if (due && !blocked.has(entry.stream)) {
-        ran = true;
-        await this.#retry(entry);
-      }
-      const left = this.#ledger.unresolved.get(entry.position);
-      if (left !== undefined && !entry.stream.includes(":command-")) blocked.add(entry.stream);
-      // Those behind a blocked one are looked at again when it is; else their own due time would make the loop spin.
-      if (left !== undefined && blocked.has(entry.stream))
-        this.#due.set(entry.position, Math.max(this.#due.get(entry.position) ?? 0, now_ms + NET_ms));
+      if ((this.#due.get(entry.position) ?? 0) > now_ms) continue;
+      ran = true;
+      await this.#retry(entry);
     }
     return ran;
   }

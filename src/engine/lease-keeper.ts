@@ -17,13 +17,16 @@ export interface LeaseClaim {
    * commit that names the lease is refused by the store even if the pause comes after this look.
    */
   readonly lease: Lease | null;
+  /** Resolves when the store answered for the first time, or failed to: until then `lease` being null says nothing. */
+  readonly tried: Promise<void>;
   /** Called with true when the lease was taken and with false when it was lost. One listener. */
   onChange(listener: (held: boolean) => void): void;
   /** Gives the lease up (if held) and stops asking for it. */
   release(): Promise<void>;
 }
 
-interface Claim extends LeaseClaim {
+interface Claim extends Omit<LeaseClaim, "tried"> {
+  tried: Promise<void>;
   readonly leases: Leases;
   held: Lease | null;
   validUntil_ms: number;
@@ -61,6 +64,7 @@ export class LeaseKeeper {
       held: null,
       validUntil_ms: 0,
       listener: () => {},
+      tried: Promise.resolve(),
       get lease() {
         return this.held !== null && keeper.#clock.monotonic_ms() < this.validUntil_ms ? this.held : null;
       },
@@ -75,7 +79,7 @@ export class LeaseKeeper {
       },
     };
     this.#claims.add(claim);
-    void this.#acquire(claim);
+    claim.tried = this.#acquire(claim);
     this.#schedule();
     return claim;
   }

@@ -147,6 +147,7 @@ export class OutboxProcessor implements Service {
 
   async #run(): Promise<void> {
     let generation = 0;
+    await this.#claim?.tried;
     while (!this.#stopping) {
       this.#cameRound_ms = this.#clock.monotonic_ms();
       const lease = this.#claim?.lease ?? null;
