@@ -28,8 +28,11 @@ export class Refusal extends ProteanError {
   }
 }
 
-/** The server is there but can't serve now: same treatment as a server that is not there. */
-const NOT_SERVING = new Set(["LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN", "UNBLOCKED"]);
+/**
+ * The server is there but can't serve now: same treatment as a server that is not there. Full memory (`OOM`), a failed save (`MISCONF`) and missing
+ * replicas (`NOREPLICAS`) belong here: it is the server's state that refuses the message, so no message may lose an attempt for it (G9).
+ */
+const NOT_SERVING = new Set(["LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN", "UNBLOCKED", "OOM", "MISCONF", "NOREPLICAS"]);
 /** This connection will never be right again: another server has become the master, or our credentials were taken away. */
 const CONNECTION_STALE = new Set(["READONLY", "NOAUTH", "WRONGPASS"]);
 const CREDENTIALS = /WRONGPASS|NOAUTH|invalid password|AUTH <password> called/i;

@@ -154,7 +154,7 @@ describe("Redis goes away", () => {
     const batch = Array.from({ length: 100 }, () => ({ stream: "orders", fields: { data: "x".repeat(1_000) } }));
     expect((await failureOf(broker.publish(batch))).message).toContain("OOM");
     const letter = { stream: "orders", group: "g", id, deadLetterStream: "orders:dlq", fields: { data: "1" } };
-    expect((await failureOf(broker.deadLetter(letter))).name).toBe("SendError");
+    expect((await failureOf(broker.deadLetter(letter))).name).toBe("ConnectionError");
     expect(await broker.length("orders")).toBe(1);
     expect(await broker.pending("orders", "g", { count: 10 })).toHaveLength(1);
     expect(await broker.acknowledge("orders", "g", [id])).toBe(1);
