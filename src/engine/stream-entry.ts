@@ -33,6 +33,8 @@ export class HeldEntry implements Queued {
   lost = false;
   /** Done; only the acknowledgement is missing. */
   acknowledging = false;
+  /** Its group vanished after it was read: ours, though the broker doesn't know. */
+  orphan = false;
   readonly #isPayload: boolean;
   #text: string | null | undefined;
   #content: Content | null = null;
