@@ -6,6 +6,9 @@ import { decodeStored } from "./read-message.ts";
 
 const PAGE = 1_000;
 
+/** Messages of one chain in the order in which they were stored; `depth` and `causationId` make it a tree. */
+export type CorrelationTrace = readonly TracedMessage[];
+
 export interface TracedMessage {
   readonly id: string | null;
   readonly type: string;
@@ -23,7 +26,7 @@ export interface TracedMessage {
  * The messages in the order in which they were stored. Reads the whole event store once: meant for people and tests, not for the path of a message.
  * Messages that can't be read are left out.
  */
-export async function correlationTrace(domain: Domain, correlationId: string): Promise<readonly TracedMessage[]> {
+export async function correlationTrace(domain: Domain, correlationId: string): Promise<CorrelationTrace> {
   const { eventStore, clock } = domain.stores;
   const traced: TracedMessage[] = [];
   const depths = new Map<string, number>();

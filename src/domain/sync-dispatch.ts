@@ -61,6 +61,16 @@ export async function dispatchEvents(domain: Domain, events: readonly CommittedE
   if (dispatch.failures.length > 0) throw failedAfterCommit(dispatch.failures, "a synchronous handler");
 }
 
+/** Runs `fn` without any synchronous handlers: what it commits is not dispatched (tests of the write side). */
+export async function withoutDispatch<R>(domain: Domain, fn: () => Promise<R>): Promise<R> {
+  const dispatch = new Dispatch(domain);
+  try {
+    return await dispatches.run(dispatch, fn);
+  } finally {
+    dispatch.running = false;
+  }
+}
+
 /**
  * With `message_processing = "sync"`: hands published messages to this domain's subscribers at once.
  * @throws TransactionError with what they threw
