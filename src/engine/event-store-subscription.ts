@@ -18,6 +18,8 @@ import { WakeSignal } from "./wake-signal.ts";
 const NET_ms = 250;
 /** A quiet subscription writes its cursor this long after the last message (G21, W11). */
 const FLUSH_ms = 500;
+/** While another engine owns the subscription; taking over is told by the lease keeper, this is the net. */
+const STANDBY_ms = 2_000;
 /** At most this many batches' worth of positions may wait for recovery before reading stops (rulings 31). */
 const PARKED_BATCHES = 10;
 
@@ -193,7 +195,7 @@ export class EventStoreSubscription implements Service {
       if (lease === null) {
         this.#state = "standby";
         this.#activity.empty(this.name, null);
-        await this.#wake.sleep(2_000);
+        await this.#wake.sleep(Math.min(STANDBY_ms, this.#activity.restMax_ms ?? STANDBY_ms));
         continue;
       }
       try {
@@ -242,7 +244,7 @@ export class EventStoreSubscription implements Service {
     const due_ms = this.#nextDue_ms();
     this.#activity.empty(this.name, due_ms);
     const quiet_ms = this.#clock.monotonic_ms() - this.#lastMessage_ms;
-    let limit_ms = Math.max(NET_ms, this.#settings.tickInterval_ms);
+    let limit_ms = Math.min(Math.max(NET_ms, this.#settings.tickInterval_ms), this.#activity.restMax_ms ?? Number.POSITIVE_INFINITY);
     // Passing our own records doesn't count: writing the cursor for them would be another record of ours, for ever (known-traps B7).
     if (this.#unwritten > 0) {
       if (quiet_ms >= FLUSH_ms) {

@@ -154,7 +154,7 @@ export class OutboxProcessor implements Service {
       if (lease === null) {
         this.#state = this.#pause.reason === null ? "standby" : "unreachable";
         this.#activity.empty(this.name, null);
-        await this.#wake.sleep(NET_ms);
+        await this.#wake.sleep(this.#rest_ms());
         continue;
       }
       try {
@@ -170,7 +170,7 @@ export class OutboxProcessor implements Service {
           await this.#cleanup();
           const due_ms = await this.#database.outbox.nextDue_ms(this.#broker.name);
           this.#activity.empty(this.name, due_ms);
-          if (!this.#stopping) await this.#wake.sleep(Math.max(1, Math.min(NET_ms, due_ms ?? NET_ms)));
+          if (!this.#stopping) await this.#wake.sleep(Math.max(1, Math.min(this.#rest_ms(), due_ms ?? NET_ms)));
         }
       } catch (error) {
         this.#state = "unreachable";
@@ -180,6 +180,10 @@ export class OutboxProcessor implements Service {
         if (!this.#stopping) await this.#sleepThrough(pause_ms);
       }
     }
+  }
+
+  #rest_ms(): number {
+    return Math.min(NET_ms, this.#activity.restMax_ms ?? NET_ms);
   }
 
   /** Sleeps the whole pause although rows keep arriving; only stopping ends it. */

@@ -63,6 +63,8 @@ export interface ServiceStatus {
  * turn of any loop ended, and none holds work that is due within the waiting time.
  */
 export interface Activity {
+  /** Loops rest no longer than this between two turns; left out outside of test mode. */
+  readonly restMax_ms?: number;
   /** A turn found work and finished it. */
   productive(loop: string): void;
   /** A turn began and found nothing. `due_ms`: when this loop has something to do again (a retry), null for nothing. */
