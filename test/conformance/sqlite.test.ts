@@ -1,4 +1,4 @@
-/** Every contract but the broker's (see broker.sqlite.test.ts), for a file and for memory: they are one implementation (ADR 4). */
+/** Every contract but the broker's (see broker.sqlite.test.ts), for a file and for memory: they are one implementation (docs/adr/0005-memory-is-sqlite.md). */
 import type { SqliteStores } from "../../src/adapters/sqlite/mod.ts";
 import { type SqliteUnderTest, sqliteUnderTest } from "../support/sqlite.ts";
 import { databaseConformance, TABLES } from "./database.ts";

@@ -100,6 +100,8 @@ export class Changes {
       this.#watcher = watch(dirname(file), { persistent: false }, (_event, name) => {
         if (name === null || name.startsWith(prefix)) this.#touched();
       });
+      // `persistent: false` means nothing to Deno.
+      this.#watcher.unref();
       // Out of inotify watches, folder gone: the net still works.
       this.#watcher.on("error", (error) => log.debug("sqlite.watch_failed", { file, error }));
     } catch (error) {

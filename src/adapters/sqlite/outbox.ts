@@ -39,8 +39,12 @@ interface QueueRow {
   readonly ready: number;
 }
 
+// SQLite uses a partial index only where its condition stands in the query word for word: these are the ones of schema.ts.
 /** Rows that a broker has still to get. */
 const UNFINISHED = "status IN ('pending', 'processing', 'failed')";
+/** Those of them that may have a lock or a time to wait for. */
+const BUSY = "status IN ('processing', 'failed')";
+const DONE = "status IN ('published', 'abandoned')";
 /** Neither locked by somebody nor waiting for its retry; takes the time twice. */
 const READY = "((locked_until IS NULL OR locked_until <= ?) AND (next_retry_at IS NULL OR next_retry_at <= ?))";
 /** Rows that one statement of `cleanup` deletes, so that the loop goes on between. */
@@ -157,7 +161,7 @@ export class SqliteOutbox implements OutboxStore {
   async releaseOwner(owner: string): Promise<number> {
     const freed = await this.#file.writeQuickly((connection) => {
       const { changes } = connection.run(
-        `UPDATE outbox SET status = ${AS_BEFORE}, locked_by = NULL, locked_until = NULL WHERE locked_by = ? AND status = 'processing'`,
+        `UPDATE outbox SET status = ${AS_BEFORE}, locked_by = NULL, locked_until = NULL WHERE ${BUSY} AND locked_by = ? AND status = 'processing'`,
         owner,
       );
       if (changes > 0) signalOutbox(connection);
@@ -171,7 +175,8 @@ export class SqliteOutbox implements OutboxStore {
     return this.#file.read((connection) =>
       connection
         .all<{ locked_by: string }>(
-          "SELECT DISTINCT locked_by FROM outbox WHERE status = 'processing' AND locked_by IS NOT NULL AND locked_until > ? ORDER BY locked_by",
+          `SELECT DISTINCT locked_by FROM outbox
+           WHERE ${BUSY} AND status = 'processing' AND locked_by IS NOT NULL AND locked_until > ? ORDER BY locked_by`,
           sqlTime(this.#file.clock.now_ms()),
         )
         .map(({ locked_by }) => locked_by),
@@ -184,7 +189,7 @@ export class SqliteOutbox implements OutboxStore {
       // A row that is locked and waits is due at the later of the two.
       const due = connection.get<{ due: string | null }>(
         `SELECT min(max(coalesce(locked_until, ''), coalesce(next_retry_at, ''))) AS due FROM outbox
-         WHERE target_broker = ? AND status IN ('processing', 'failed')`,
+         WHERE target_broker = ? AND ${BUSY}`,
         broker,
       )?.due;
       if (due === null || due === undefined) return null;
@@ -215,11 +220,13 @@ export class SqliteOutbox implements OutboxStore {
       const where = targetBroker === undefined ? "" : "AND target_broker = ?";
       const values = targetBroker === undefined ? [] : [targetBroker];
       const counts: Record<OutboxStatus, number> = { pending: 0, processing: 0, published: 0, failed: 0, abandoned: 0 };
-      const groups = connection.all<{ status: OutboxStatus; n: number }>(
-        `SELECT status, count(*) AS n FROM outbox WHERE 1 ${where} GROUP BY status`,
-        ...values,
-      );
-      for (const { status, n } of groups) counts[status] = n;
+      for (const kind of [UNFINISHED, DONE]) {
+        const groups = connection.all<{ status: OutboxStatus; n: number }>(
+          `SELECT status, count(*) AS n FROM outbox WHERE ${kind} ${where} GROUP BY status`,
+          ...values,
+        );
+        for (const { status, n } of groups) counts[status] = n;
+      }
       const oldest = connection.get<{ created_at: string }>(
         `SELECT created_at FROM outbox WHERE ${UNFINISHED} ${where} ORDER BY sequence_number LIMIT 1`,
         ...values,
@@ -271,7 +278,7 @@ export class SqliteOutbox implements OutboxStore {
         const { changes } = await this.#file.writeQuickly((connection) =>
           connection.run(
             `DELETE FROM outbox WHERE rowid IN (
-               SELECT rowid FROM outbox WHERE status = '${status}' AND last_processed_at <= ? ORDER BY last_processed_at LIMIT ?)`,
+               SELECT rowid FROM outbox WHERE ${DONE} AND status = '${status}' AND last_processed_at <= ? ORDER BY last_processed_at LIMIT ?)`,
             before,
             rows,
           ),

@@ -71,8 +71,8 @@ CREATE INDEX ix_outbox_queue ON outbox (target_broker, priority DESC, sequence_n
   WHERE status IN ('pending', 'processing', 'failed');
 CREATE INDEX ix_outbox_stream ON outbox (target_broker, stream_name, sequence_number)
   WHERE status IN ('pending', 'processing', 'failed');
-CREATE INDEX ix_outbox_locked ON outbox (locked_by) WHERE status = 'processing';
-CREATE INDEX ix_outbox_done ON outbox (status, last_processed_at) WHERE status IN ('published', 'abandoned');
+CREATE INDEX ix_outbox_busy ON outbox (target_broker, locked_by, locked_until, next_retry_at) WHERE status IN ('processing', 'failed');
+CREATE INDEX ix_outbox_done ON outbox (status, last_processed_at, target_broker) WHERE status IN ('published', 'abandoned');
 
 CREATE TABLE protean_signal (name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO protean_signal VALUES ('outbox', 0);
