@@ -1,0 +1,37 @@
+/** Collects what is wrong with the values of one construction, so that all of it is reported together. */
+import { ValidationError, type ValidationMessages } from "../errors.ts";
+
+export class Problems {
+  #messages: Record<string, string[]> | null = null;
+
+  get found(): boolean {
+    return this.#messages !== null;
+  }
+
+  /** @param path declared field name; `total.currency` inside value objects, `tags[2]` inside lists */
+  add(path: string, reason: string): void {
+    this.#messages ??= Object.create(null) as Record<string, string[]>;
+    const reasons = this.#messages[path];
+    if (reasons === undefined) this.#messages[path] = [reason];
+    else reasons.push(reason);
+  }
+
+  /** Takes over what a user's check threw; anything but a ValidationError counts as one reason for `path`. */
+  addThrown(path: string, error: unknown): void {
+    if (error instanceof ValidationError) this.addAll(error.messages, "");
+    else this.add(path, error instanceof Error ? error.message : String(error));
+  }
+
+  addAll(messages: ValidationMessages, prefix: string): void {
+    for (const [path, reasons] of Object.entries(messages)) for (const reason of reasons) this.add(prefix + path, reason);
+  }
+
+  get messages(): ValidationMessages {
+    return { ...this.#messages };
+  }
+
+  /** @throws ValidationError when something was found */
+  throwIfFound(): void {
+    if (this.#messages !== null) throw new ValidationError(this.messages);
+  }
+}
