@@ -3,8 +3,6 @@ import type { InstanceRecord, Instances } from "../ports/instances.ts";
 
 /** The list of living instances is asked for at most this often, however many subscriptions want it. */
 const FRESH_ms = 500;
-/** The consumer that `replay` makes an entry pending for; it never exists, so the entry can be taken at once (rulings 60). */
-export const REPLAY_CONSUMER = "replayer";
 
 /** `{Class}-{host}-{pid}-{12 hex}`; the last part is the instance. */
 export function consumerName(className: string, instance: { readonly host: string; readonly pid: number; readonly id: string }): string {

@@ -1,10 +1,10 @@
 import { deadLetterStream } from "../messages/names.ts";
-import type { Broker } from "../ports/broker.ts";
+import { type Broker, REPLAY_CONSUMER } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Log } from "../ports/log.ts";
 import type { Telemetry } from "../ports/telemetry.ts";
 import { nameAndMessage } from "./delivery.ts";
-import { instanceOfConsumer, REPLAY_CONSUMER } from "./instance-watch.ts";
+import { instanceOfConsumer } from "./instance-watch.ts";
 import type { LeaseClaim, LeaseKeeper } from "./lease-keeper.ts";
 import type { Service, ServiceState, ServiceStatus } from "./service.ts";
 

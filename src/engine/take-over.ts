@@ -1,6 +1,6 @@
-import type { Broker, StreamEntry } from "../ports/broker.ts";
+import { type Broker, REPLAY_CONSUMER, type StreamEntry } from "../ports/broker.ts";
 import type { InstanceWatch } from "./instance-watch.ts";
-import { instanceOfConsumer, REPLAY_CONSUMER } from "./instance-watch.ts";
+import { instanceOfConsumer } from "./instance-watch.ts";
 
 const PAGE = 500;
 

@@ -66,7 +66,10 @@ export interface Wakeups {
   close(): Promise<void>;
 }
 
-/** Entries written here make every engine look again for things to take over or to replay (rulings 22). */
+/** The consumer that `replay` makes an entry pending for. It never exists, so whoever of the group comes first may take the entry at once (rulings 60). */
+export const REPLAY_CONSUMER = "replayer";
+
+/** Entries written here (fields `event`: `released` or `replay`, `stream`, `group`) make every engine look again for things to take over or to replay (rulings 22). */
 export const CONTROL_STREAM = "protean:control";
 
 /**

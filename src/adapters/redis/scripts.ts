@@ -5,6 +5,7 @@
  * They need Redis 6.2. What differs between 6.2 and 7 is said where it is met.
  */
 import { createHash } from "node:crypto";
+import { REPLAY_CONSUMER } from "../../ports/broker.ts";
 
 export interface Script {
   readonly text: string;
@@ -140,7 +141,7 @@ if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1], 'COUNT', 1) == 0 then return
 local outcome = 'copied'
 local original = redis.pcall('XRANGE', KEYS[2], ARGV[3], ARGV[3], 'COUNT', 1)
 if original.err == nil and #original == 1 then
-  local claimed = redis.pcall('XCLAIM', KEYS[2], ARGV[2], 'replayer', 0, original[1][1],
+  local claimed = redis.pcall('XCLAIM', KEYS[2], ARGV[2], '${REPLAY_CONSUMER}', 0, original[1][1],
     'IDLE', ${CLAIMABLE_ms}, 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
   if claimed.err == nil and #claimed == 1 then outcome = 'redelivered' end
 end

@@ -8,6 +8,7 @@ import {
   type GroupInfo,
   type OutgoingEntry,
   type PendingEntry,
+  REPLAY_CONSUMER,
   type ReadRequest,
   type ReadResult,
   type StreamEntry,
@@ -32,8 +33,6 @@ const SEEN_ms = 30_000;
 const TRIM_entries = 1_000;
 const TRACES_STREAM = "protean:traces";
 const DAY_ms = 86_400_000;
-/** Holder of an entry that was replayed, until a consumer takes it over. */
-const REPLAYER = "replay";
 
 interface StreamRow {
   readonly id: number;
@@ -295,7 +294,7 @@ export class SqliteBroker implements Broker {
           consumer,
         );
       }
-      tellEngines(connection, { kind: "released", stream, group }, this.#now_ms());
+      tellEngines(connection, { event: "released", stream, group }, this.#now_ms());
     });
     this.#file.changes.committed();
   }
@@ -411,7 +410,7 @@ export class SqliteBroker implements Broker {
       const original = group === undefined || id === null ? undefined : entryRow(connection, group.stream_id, id);
       if (group === undefined || original === undefined) {
         addEntry(connection, { stream: `${options.stream}:replay:${options.group}`, fields: options.fields }, this.#now_ms());
-        tellEngines(connection, { kind: "replayed", stream: options.stream, group: options.group }, this.#now_ms());
+        tellEngines(connection, { event: "replay", stream: options.stream, group: options.group }, this.#now_ms());
         return "copied";
       }
       // Pending already: somebody holds it and will run it, or put it back.
@@ -421,11 +420,11 @@ export class SqliteBroker implements Broker {
         group.id,
         original.ms,
         original.seq,
-        REPLAYER,
+        REPLAY_CONSUMER,
         now_ms - HANDED_BACK_ms,
       );
-      if (changes > 0) noteConsumer(connection, group.id, REPLAYER, now_ms - HANDED_BACK_ms);
-      tellEngines(connection, { kind: "replayed", stream: options.stream, group: options.group }, this.#now_ms());
+      if (changes > 0) noteConsumer(connection, group.id, REPLAY_CONSUMER, now_ms - HANDED_BACK_ms);
+      tellEngines(connection, { event: "replay", stream: options.stream, group: options.group }, this.#now_ms());
       return "redelivered";
     });
     this.#file.changes.committed();
