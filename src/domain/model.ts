@@ -136,10 +136,7 @@ function compileFields(input: ModelInput): FieldPlan[] {
   for (const [name, field] of Object.entries(input.fields)) {
     if (isReservedName(name)) {
       input.domain.mistake(
-        new IncorrectUsageError(
-          `${input.kind} \`${input.name}\`: field name \`${name}\` is reserved`,
-          at(input.declaredAt, "Choose another name."),
-        ),
+        new IncorrectUsageError(`field name \`${name}\` is reserved (\`${input.name}\`)`, at(input.declaredAt, "Choose another name.")),
       );
     } else if (!isField(field)) {
       input.domain.mistake(

@@ -138,7 +138,7 @@ export type EventSourcedBase<I, T extends object> = AggregateBase<I, T> & {
 };
 /** Static side of aggregates with `factEvents: true`. */
 export type WithFactEvent<N extends string, F extends Fields> = {
-  readonly FactEvent: (new (init: never) => FactEventOf<N, F>) & Static;
+  readonly FactEvent: (new (init: FactValues<F>) => FactEventOf<N, F>) & Static;
 };
 export type FactEventOf<N extends string, F extends Fields> = FactValues<F> & {
   readonly $kind: "event";
