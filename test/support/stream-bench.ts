@@ -135,6 +135,12 @@ export async function streamBench() {
   const { broker } = stores;
   const engines: { readonly reader: StreamReader; readonly keeper: LeaseKeeper; readonly subscriptions: StreamSubscription[] }[] = [];
 
+  const living = new Set<string>();
+  /** The heartbeats of all engines that weren't killed. */
+  const beat = async () => {
+    for (const id of living) await broker.instances.beat(instanceRecord(id), 10_000);
+  };
+
   const publish = async (...texts: readonly string[]) =>
     await broker.publish(texts.map((data) => ({ stream: CATEGORY, fields: { data } })));
 
@@ -152,6 +158,7 @@ export async function streamBench() {
   ) => {
     const id = options.id ?? random.hex(12);
     const record = instanceRecord(id);
+    living.add(id);
     const through = options.over?.(broker) ?? broker;
     await broker.instances.beat(record, 10_000);
     const pause = new ReconnectPause({ random, log: silentLog, what: {} });
@@ -192,6 +199,7 @@ export async function streamBench() {
       consumer: consumerName(reaction.name, record),
       /** As a kill would: nothing more is written, its heartbeat is gone. Its handlers must not be running. */
       kill: async () => {
+        living.delete(id);
         await reader.stop();
         await broker.instances.remove(id);
       },
@@ -219,7 +227,7 @@ export async function streamBench() {
     await stores.close();
   };
 
-  return { clock, broker, stores, publish, engine, pending, deadLetters, close };
+  return { clock, broker, stores, publish, beat, engine, pending, deadLetters, close };
 }
 
 export function fieldsOf(fields: EntryFields): Record<string, Uint8Array> {
