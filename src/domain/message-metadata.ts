@@ -29,11 +29,6 @@ export function payloadOf(message: object): EncodedPayload {
   return payload;
 }
 
-/** For messages that were read: their text goes on as it came. */
-export function keepPayload(message: object, dataText: string): void {
-  payloads.set(message, { dataText, checksum: checksumOfText(dataText) });
-}
-
 function requireSize(domain: Domain, meta: ElementMeta, dataText: string): void {
   const max = domain.stores.settings.maxMessage_bytes;
   // A UTF-16 unit is at most three bytes of UTF-8: short texts need no count.

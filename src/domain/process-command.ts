@@ -35,10 +35,10 @@ export interface ProcessOptions {
   readonly priority?: number;
   /** Default: that of the message being handled, or of the request, else a new one. */
   readonly correlationId?: string;
-  /** The command isn't run after this moment. Not together with `timeout_ms`. */
+  /** The command isn't run after this moment. Not together with `expiresAfter_ms`. */
   readonly deadline?: Date | string;
-  /** The same as a time from now. */
-  readonly timeout_ms?: number;
+  /** The same as a time from now, in milliseconds (rulings 42). */
+  readonly expiresAfter_ms?: number;
 }
 
 /** What an asynchronous `process` resolves to. */
@@ -141,12 +141,12 @@ async function submit(domain: Domain, command: object, options: ProcessOptions):
 }
 
 function checkOptions(options: ProcessOptions): void {
-  const { deadline, timeout_ms, priority, idempotencyKey } = options;
-  if (deadline !== undefined && timeout_ms !== undefined) {
-    throw new IncorrectUsageError("process: `deadline` and `timeout_ms` say the same thing; give one of them");
+  const { deadline, expiresAfter_ms, priority, idempotencyKey } = options;
+  if (deadline !== undefined && expiresAfter_ms !== undefined) {
+    throw new IncorrectUsageError("process: `deadline` and `expiresAfter_ms` say the same thing; give one of them");
   }
-  if (timeout_ms !== undefined && !(timeout_ms > 0))
-    throw new IncorrectUsageError(`process: timeout_ms must be above 0, not ${timeout_ms}`);
+  if (expiresAfter_ms !== undefined && !(expiresAfter_ms > 0))
+    throw new IncorrectUsageError(`process: expiresAfter_ms must be above 0, not ${expiresAfter_ms}`);
   if (priority !== undefined && !Number.isSafeInteger(priority))
     throw new IncorrectUsageError(`process: priority ${priority} is no integer`);
   if (idempotencyKey === "") throw new ValidationError({ idempotencyKey: ["is empty"] });
@@ -155,7 +155,7 @@ function checkOptions(options: ProcessOptions): void {
 /** Explicit, else inherited from the message being handled, else the handler's, else the domain's. */
 function deadlineOf(domain: Domain, options: ProcessOptions, handler: ReactionMeta | null): string | null {
   const now_ms = domain.stores.clock.now_ms();
-  if (options.timeout_ms !== undefined) return isoOfEpoch(now_ms + options.timeout_ms);
+  if (options.expiresAfter_ms !== undefined) return isoOfEpoch(now_ms + options.expiresAfter_ms);
   if (options.deadline !== undefined) {
     const epoch_ms =
       options.deadline instanceof Date ? options.deadline.getTime() : (parseDateTime(options.deadline)?.epoch_ms ?? Number.NaN);

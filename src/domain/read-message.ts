@@ -6,7 +6,7 @@ import type { StoredMessage } from "../ports/event-store.ts";
 import type { Domain } from "./domain.ts";
 import type { ElementMeta } from "./element.ts";
 import { metaOf, setMetadata } from "./instance.ts";
-import { DROPPED_FIELDS, keepPayload } from "./message-metadata.ts";
+import { DROPPED_FIELDS } from "./message-metadata.ts";
 import { messageFromWire } from "./wire.ts";
 
 /** Reads a row of the event store. @throws DeserializationError */
@@ -40,7 +40,7 @@ export function readMessage(domain: Domain, message: DecodedMessage): object {
       fix: "Declare the message in this version, or an upcaster that leads from its version to the declared one.",
     });
   }
-  const { meta, data, upcast } = found;
+  const { meta, data } = found;
   const lenient =
     meta.options["lenient"] === true || (meta.options["lenient"] === undefined && domain.stores.settings.lenientDeserialization);
   let instance: object;
@@ -53,18 +53,13 @@ export function readMessage(domain: Domain, message: DecodedMessage): object {
     throw error;
   }
   setMetadata(instance, lenient ? withDroppedFields(meta, data, message.metadata) : message.metadata);
-  if (!upcast) keepPayload(instance, message.dataText);
   return instance;
 }
 
-function readableData(
-  domain: Domain,
-  message: DecodedMessage,
-): { readonly meta: ElementMeta; readonly data: JsonObject; readonly upcast: boolean } | null {
+function readableData(domain: Domain, message: DecodedMessage): { readonly meta: ElementMeta; readonly data: JsonObject } | null {
   const meta = domain.messageByType(message.type);
-  if (meta !== null) return { meta, data: message.data, upcast: false };
-  const upcast = domain.upcast(message.type, message.copyData());
-  return upcast === null ? null : { ...upcast, upcast: true };
+  if (meta !== null) return { meta, data: message.data };
+  return domain.upcast(message.type, message.copyData());
 }
 
 function withDroppedFields(meta: ElementMeta, data: JsonObject, metadata: Metadata): Metadata {

@@ -24,7 +24,7 @@
  *
  * After the commit: messages given to `brokers.publish` are sent. A kill before that loses them; no row backs them (outbox.md §3 step 7).
  */
-import { ConfigurationError, ExpectedVersionError, ProteanError, TransactionError } from "../errors.ts";
+import { ConfigurationError, ExpectedVersionError, IncorrectUsageError, ProteanError, TransactionError } from "../errors.ts";
 import { encodeMetadata, type Metadata } from "../messages/envelope.ts";
 import type { CommitSet, Database, ProcessedMarker, RowWrite } from "../ports/database.ts";
 import type { Append } from "../ports/event-store.ts";
@@ -174,7 +174,7 @@ export class UnitOfWork {
     const id = identityOf(meta, instance);
     const other = this.find(meta, id);
     if (other !== null && other !== instance && this.#saved.has(other)) {
-      throw new ExpectedVersionError(`\`${meta.name}\` ${id} was added twice in one unit of work, as two different objects`);
+      throw new IncorrectUsageError(`\`${meta.name}\` ${id} was added twice in one unit of work, as two different objects`);
     }
     this.track(meta, id, instance);
     if (this.#saved.has(instance)) return;

@@ -145,7 +145,7 @@ describe("deadlines", () => {
     const span_ms = Date.parse(order.metadata.headers.deadline ?? "") - Date.parse(order.metadata.headers.time ?? "");
     expect(Math.abs(span_ms - 5_000)).toBeLessThan(50);
     await expect(
-      domain.process(new PlaceOrder({ orderId: "O1", total: 1 }), { deadline: "2030-01-01", timeout_ms: 1 }),
+      domain.process(new PlaceOrder({ orderId: "O1", total: 1 }), { deadline: "2030-01-01", expiresAfter_ms: 1 }),
     ).rejects.toBeInstanceOf(IncorrectUsageError);
   });
 

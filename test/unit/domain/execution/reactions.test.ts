@@ -203,7 +203,7 @@ describe("failures", () => {
   test("a retry that would start after the deadline is not taken", async () => {
     const { domain, on, hooks, open, MakeDeposit } = await banking();
     await open("A1");
-    await domain.process(new MakeDeposit({ accountId: "A1", amount: 5 }), { timeout_ms: 120 });
+    await domain.process(new MakeDeposit({ accountId: "A1", amount: 5 }), { expiresAfter_ms: 120 });
     hooks["deposit"] = () => {
       throw new ExpectedVersionError("lost");
     };
