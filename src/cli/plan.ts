@@ -1,0 +1,27 @@
+import { engineSettings } from "../compose/settings.ts";
+import type { Config } from "../config/config.ts";
+import type { Reaction } from "../domain/reaction.ts";
+import { planSubscriptions, type SubscriptionPlan } from "../engine/subscription-plan.ts";
+import type { FollowedSubscription } from "../observatory/follow.ts";
+
+/** What a server with this configuration would subscribe; computed, so nothing needs to run. */
+export function plansOf(reactions: readonly Reaction[], config: Config): readonly SubscriptionPlan[] {
+  return planSubscriptions(reactions, engineSettings(config, reactions));
+}
+
+/** The subscriptions that others have to finish. What runs inside `process` is done when that returns, so `sync` parts are left out. */
+export function followedSubscriptions(reactions: readonly Reaction[], config: Config): readonly FollowedSubscription[] {
+  const modeOf = (kind: Reaction["kind"] | undefined) =>
+    kind === "commandHandler" ? config.commandProcessing : kind === "subscriber" ? config.messageProcessing : config.eventProcessing;
+  return plansOf(reactions, config)
+    .filter((plan) => modeOf(plan.reactions[0]?.kind) === "async")
+    .map((plan) => ({
+      handlers: plan.reactions.map(({ name }) => name),
+      group: plan.group,
+      type: plan.kind,
+      categories: [plan.stream],
+      broker: plan.kind === "event_store" ? "default" : plan.broker,
+      // A command that nobody here takes becomes a dead letter, which is an end too.
+      wants: (type) => plan.reactions.some((reaction) => reaction.kind === "commandHandler" || reaction.accepts(type) !== "ignored"),
+    }));
+}

@@ -1,0 +1,341 @@
+import type { ComposedEngine } from "../compose/engine.ts";
+import type { EngineSummary } from "../engine/engine.ts";
+import type { Registered } from "../engine/subscription-plan.ts";
+import { healthHandler } from "../observatory/health.ts";
+import { endProcess, environmentVariables, runtimeOverrides, workingDirectory } from "../runtime/environment.ts";
+import { type HttpServer, serveHttp } from "../runtime/http.ts";
+import { type EndSignal, onEndSignals } from "../runtime/signals.ts";
+import type { Values } from "./arguments.ts";
+import type { Command, FlagSpec, Invocation } from "./command.ts";
+import { durationText } from "./duration.ts";
+import type { Outcome } from "./output.ts";
+import { asFinding, CommandError, EXIT, type Finding, usageError } from "./problem.ts";
+import { describeHandlers, logOf, type OpenProject, openProject, shortPath } from "./project.ts";
+
+const MAX_WAIT_ms = 5_000;
+/** A backend that doesn't answer the banner within this is shown as away; the engine keeps trying. */
+const PROBE_ms = 700;
+/** Ports tried above a taken one (D39). */
+const PORTS_ABOVE = 20;
+const KEEP_ALIVE_ms = 60_000;
+
+export const SERVER_FLAGS = {
+  "test-mode": { type: "boolean", description: "Handle what is there, then end: exit 1 when something could not be settled" },
+  "max-wait": { type: "text", hint: "DURATION", description: "Longest time of --test-mode (5s)" },
+  http: { type: "text", hint: "[HOST:]PORT|off", description: "Address of the probes (else [server.health])" },
+  setup: { type: "boolean", description: "Run db setup first" },
+  "drain-timeout": { type: "text", hint: "DURATION", description: "How long running handlers may take to end at a stop" },
+  only: { type: "text", hint: "NAME", repeatable: true, description: "Only these handlers, categories, or outbox" },
+  except: { type: "text", hint: "NAME", repeatable: true, description: "All but these" },
+  strict: { type: "boolean", description: "Configuration keys nobody reads are errors" },
+  "fail-fast": { type: "boolean", description: "End with 2 when a broker or store can't be reached" },
+  "no-banner": { type: "boolean", description: "Don't show what runs" },
+} as const satisfies Readonly<Record<string, FlagSpec>>;
+
+export const server: Command = {
+  description: "Run the engine: handle messages until stopped. The first Ctrl+C drains and stops, the second stops at once",
+  flags: {
+    ...SERVER_FLAGS,
+    workers: { type: "text", hint: "N", description: "Worker processes; only 1 in this version" },
+    reload: { type: "boolean", description: "Restart when files change: the same as protean dev" },
+    dashboard: { type: "boolean", hidden: true, description: "" },
+    "allow-event-store-multiworker": { type: "boolean", hidden: true, description: "", also: ["acknowledge-event-store-risk"] },
+  },
+  examples: ["protean server --handlers ./handlers", "protean server --domain=fidelis --http 127.0.0.1:8080"],
+  async run(invocation) {
+    const { values, output } = invocation;
+    refuseLater(values);
+    if (values.has("reload")) return await (await import("./dev.ts")).dev.run(invocation);
+    if (values.has("allow-event-store-multiworker")) {
+      output.hint("note: --allow-event-store-multiworker is no longer needed: event-store subscriptions have one owner by themselves");
+    }
+    const testMode = values.has("test-mode");
+    const maxWait_ms = values.duration_ms("max-wait") ?? MAX_WAIT_ms;
+    const drainTimeout_ms = values.duration_ms("drain-timeout");
+    const http = httpFlag(values);
+    for (const name of runtimeOverrides()) output.hint(`warning: ${name} is set; it changes what this program runs`);
+    const project = await openProject(invocation, {
+      role: "engine",
+      setUp: true,
+      strict: values.has("strict"),
+      log: (config) => logOf(values, config),
+    });
+    try {
+      warn(invocation, project);
+      if (values.has("setup")) await setUp(project);
+      const { composeEngine } = await import("../compose/engine.ts");
+      const composed = composeEngine({
+        domain: project.domain,
+        stores: project.stores,
+        version: invocation.runtime.build.version,
+        flags: {
+          drainTimeout_ms,
+          only: values.texts("only", { split: true }),
+          except: values.texts("except", { split: true }),
+          testMode,
+        },
+      });
+      if (values.has("fail-fast")) await requireBackends(project);
+      return testMode ? await runTestMode(invocation, composed, maxWait_ms) : await serve(invocation, project, composed, http);
+    } finally {
+      await project.close();
+    }
+  },
+};
+
+function refuseLater(values: Values): void {
+  const workers = values.text("workers");
+  if (workers !== undefined && workers !== "1") {
+    if (workers !== "auto" && values.integer("workers", { least: 1 }) === undefined) return;
+    throw usageError(
+      `--workers ${workers}: several workers in one command are not in this version`,
+      "Start the command several times: they share the work.",
+    );
+  }
+  if (values.has("dashboard"))
+    throw usageError("--dashboard: the dashboard is not in this version", "protean subscriptions status shows the figures.");
+}
+
+interface HttpAddress {
+  readonly host: string | undefined;
+  readonly port: number;
+}
+
+/** null: off; undefined: as domain.toml says. */
+export function httpFlag(values: Values): HttpAddress | null | undefined {
+  const text = values.text("http");
+  if (text === undefined) return undefined;
+  if (text === "off") return null;
+  const match = /^(?:(\[[0-9a-fA-F:.]+\]|[^:\s]+):)?(\d{1,5})$/.exec(text);
+  const port = Number(match?.[2]);
+  if (match === null || port > 65_535) throw usageError(`--http: "${text}" is no [HOST:]PORT and not off`);
+  return { host: match[1]?.replace(/^\[|\]$/g, ""), port };
+}
+
+/** What configuration and loading found, each once, before anything runs. */
+function warn({ output, values }: Invocation, { config, warnings }: OpenProject): void {
+  const findings: Finding[] = [
+    ...config.diagnostics.filter(({ level }) => level === "warning" || values.has("debug")).map(asFinding),
+    ...warnings.map((message): Finding => ({ code: "HANDLERS", level: "warning", message })),
+  ];
+  const isSaid = (code: string) => findings.some((finding) => finding.code === code);
+  if (config.eventStore.provider === "memory" && config.file !== null && !isSaid("CONFIG_MEMORY_EVENT_STORE")) {
+    const said = findings.some(({ message }) => /event store|event_store/.test(message) && /memory/.test(message));
+    if (!said) {
+      findings.push({
+        code: "CONFIG_MEMORY_EVENT_STORE",
+        level: "warning",
+        message: "the event store is in memory: a restart begins with an empty one",
+        suggestion: 'Write [event_store] provider = "sqlite" to keep it.',
+      });
+    }
+  }
+  for (const { level, message, at, suggestion } of findings) {
+    const place = at === undefined || message.includes(at) ? "" : `${at}: `;
+    output.hint(`${level}: ${place}${message}${suggestion === undefined ? "" : `\n  fix  ${suggestion}`}`);
+  }
+}
+
+async function setUp({ stores }: OpenProject): Promise<void> {
+  for (const database of stores.databases.values()) await database.setup();
+  await stores.eventStore.setup();
+  for (const broker of stores.brokers.values()) await broker.setup();
+}
+
+interface Probe {
+  readonly what: string;
+  readonly provider: string;
+  readonly address: string;
+  readonly state: string;
+  readonly isUp: boolean;
+}
+
+async function probeBackends({ stores }: OpenProject, limit_ms: number): Promise<readonly Probe[]> {
+  const parts = [
+    ...[...stores.brokers.values()].map((broker) => ({ what: labelOf("broker", broker.name), part: broker, ping: () => broker.ping() })),
+    { what: "store", part: stores.eventStore, ping: () => stores.eventStore.ping().then(() => "") },
+    ...[...stores.databases.values()].map((database) => ({
+      what: labelOf("database", database.name),
+      part: database,
+      ping: () => database.ping().then(() => ""),
+    })),
+  ];
+  return await Promise.all(
+    parts.map(async ({ what, part: { provider, address }, ping }) => {
+      const late = new AbortController();
+      try {
+        const version = await Promise.race([ping(), stores.clock.sleep(limit_ms, late.signal).then(() => null)]);
+        if (version === null) return { what, provider, address, state: "no answer yet, keeps trying", isUp: false };
+        return { what, provider, address, state: `ok ${version}`.trim(), isUp: true };
+      } catch (error) {
+        const why = error instanceof Error ? error.message : String(error);
+        return { what, provider, address, state: `unreachable, keeps trying: ${why}`, isUp: false };
+      } finally {
+        late.abort();
+      }
+    }),
+  );
+}
+
+function labelOf(kind: string, name: string): string {
+  return name === "default" ? kind : `${kind} ${name}`;
+}
+
+async function requireBackends(project: OpenProject): Promise<void> {
+  const away = (await probeBackends(project, 5_000)).filter(({ isUp }) => !isUp);
+  const [first] = away;
+  if (first === undefined) return;
+  throw new CommandError(EXIT.usage, "UNREACHABLE", `${first.what} ${first.address} can't be reached`, {
+    fix: "Start it, or leave out --fail-fast: the server then keeps trying.",
+  });
+}
+
+async function runTestMode({ output }: Invocation, { engine, close }: ComposedEngine, maxWait_ms: number): Promise<Outcome> {
+  const report = await engine.runUntilQuiet({ maxWait_ms });
+  close();
+  const { summary, unsettled, unreachable } = report;
+  for (const reason of unreachable) output.say(`unreachable: ${reason}`);
+  for (const { name, inFlight, parked } of unsettled) output.say(`unsettled: ${name} holds ${inFlight + parked} messages`);
+  const failures: Finding[] = [
+    ...unreachable.map((message): Finding => ({ code: "UNREACHABLE", level: "error", message })),
+    ...unsettled.map(
+      ({ name, inFlight, parked }): Finding => ({
+        code: "UNSETTLED",
+        level: "error",
+        message: `${name} holds ${inFlight + parked} messages`,
+      }),
+    ),
+  ];
+  return {
+    exitCode: report.failed ? EXIT.found : EXIT.good,
+    data: {
+      handled: summary.handled,
+      failed: summary.failed,
+      retried: summary.retried,
+      dead_lettered: summary.deadLettered,
+      published: summary.published,
+      duration_ms: Math.round(report.took_ms),
+      timed_out: !report.quiet,
+      failures: failures.map(({ message }) => message),
+    },
+    diagnostics: failures,
+    text: `${report.quiet ? "Quiet" : "Not quiet"} after ${durationText(report.took_ms)}: ${summaryText(summary)}`,
+  };
+}
+
+function summaryText({ handled, failed, retried, deadLettered, published }: EngineSummary): string {
+  return `handled ${handled}, failed ${failed}, retried ${retried}, dead-lettered ${deadLettered}, published ${published}`;
+}
+
+async function serve(
+  invocation: Invocation,
+  project: OpenProject,
+  composed: ComposedEngine,
+  flag: HttpAddress | null | undefined,
+): Promise<Outcome> {
+  const { values, output } = invocation;
+  const { engine } = composed;
+  const { config, stores } = project;
+  const isBanner = !values.has("no-banner") && !values.has("quiet") && logFormatOf(values, project) === "console";
+  const banner = (line: string) => {
+    if (isBanner) output.say(line);
+  };
+  const stopped = Promise.withResolvers<EndSignal>();
+  const forgetSignals = onEndSignals({
+    first: (signal) => stopped.resolve(signal),
+    second: (signal, exitCode) => {
+      output.say(`stopped at once by ${signal}; what was running is handled again by the next server`);
+      void endProcess(exitCode);
+    },
+  });
+  // Timers of the engine don't hold the process (ports/clock): a server that only waits must stay.
+  const alive = setInterval(() => undefined, KEEP_ALIVE_ms);
+  let listening: HttpServer | null = null;
+  try {
+    banner("Starting Protean Engine...");
+    listening = await listen(composed, config.server.health, flag);
+    engine.listensAt(listening?.url ?? null);
+    if (engine.registered.length === 0) output.hint("warning: no handler is declared; nothing will be handled");
+    const began_ms = stores.clock.monotonic_ms();
+    const [probes] = await Promise.all([probeBackends(project, PROBE_ms), engine.start()]);
+    banner("Registered subscriptions:");
+    for (const line of registeredLines(engine.registered)) banner(line);
+    banner("Engine running. Press Ctrl+C to stop.");
+    for (const line of bannerLines(invocation, project, probes, listening)) banner(line);
+    if (!isBanner) {
+      stores.log.info("server.running", {
+        domain: project.domain.name,
+        config: config.file,
+        handlers: project.handlerPaths,
+        backends: probes.map(({ what, provider, address, state }) => ({ what, provider, address, state })),
+        http: listening?.url ?? null,
+        subscriptions: registeredLines(engine.registered),
+        ready_in_ms: Math.round(stores.clock.monotonic_ms() - began_ms),
+      });
+    }
+    const signal = await stopped.promise;
+    const stopping_ms = stores.clock.monotonic_ms();
+    banner(
+      `${signal}: finishing what is running, at most ${durationText(values.duration_ms("drain-timeout") ?? config.server.drainTimeout_ms)}. Once more stops at once.`,
+    );
+    const summary = await engine.stop(signal);
+    const took = durationText(stores.clock.monotonic_ms() - stopping_ms);
+    output.hint(`Stopped: ${summaryText(summary)}, interrupted ${summary.interrupted}; drained in ${took}.`);
+    return { data: { ...summary, reason: signal } };
+  } finally {
+    composed.close();
+    await listening?.close();
+    clearInterval(alive);
+    forgetSignals();
+  }
+}
+
+function logFormatOf(values: Values, { config }: OpenProject): "console" | "json" {
+  const flag = values.text("log-format");
+  return flag === "console" || flag === "json" ? flag : config.logging.format;
+}
+
+async function listen(
+  { health }: ComposedEngine,
+  settings: { readonly enabled: boolean; readonly host: string; readonly port: number; readonly portAutoIncrement: boolean },
+  flag: HttpAddress | null | undefined,
+): Promise<HttpServer | null> {
+  if (flag === null || (flag === undefined && !settings.enabled)) return null;
+  return await serveHttp({
+    handler: healthHandler(health),
+    host: flag?.host ?? settings.host,
+    port: flag?.port ?? settings.port,
+    portsAbove: settings.portAutoIncrement ? PORTS_ABOVE : 0,
+  });
+}
+
+const KINDS = { stream: "StreamSubscription", event_store: "EventStoreSubscription", broker: "BrokerSubscription" } as const;
+
+/** As the tutorial shows them; command handlers first. */
+function registeredLines(registered: readonly Registered[]): readonly string[] {
+  const rank = ({ kind }: Registered) => (kind === "commandHandler" ? 0 : kind === "subscriber" ? 2 : 1);
+  return [...registered]
+    .sort((one, other) => rank(one) - rank(other))
+    .map(({ handler, stream, type }) => `${handler} -> ${stream} (${KINDS[type]})`);
+}
+
+function bannerLines({ runtime }: Invocation, project: OpenProject, probes: readonly Probe[], http: HttpServer | null): readonly string[] {
+  const { config, domain } = project;
+  const environment = config.environmentName ?? environmentVariables()["PROTEAN_ENV"];
+  const facts: (readonly [string, string])[] = [
+    [
+      "protean",
+      `${runtime.build.version}  ${domain.name}${environment === undefined || environment === null ? "" : `  env ${environment}`}`,
+    ],
+    ["config", config.file === null ? `none (defaults, data in ${shortPath(config.dataDir)})` : shortPath(config.file)],
+    ["handlers", describeHandlers(project)],
+    ...probes.map(({ what, provider, address, state }) => [what, `${provider}  ${shortAddress(address)}  ${state}`] as const),
+    ["http", http === null ? "off" : `${http.url}  /livez /readyz /healthz /drainz`],
+  ];
+  const width = Math.max(...facts.map(([name]) => name.length));
+  return facts.map(([name, value]) => `  ${name.padEnd(width)}  ${value}`);
+}
+
+function shortAddress(address: string): string {
+  return address.startsWith(`${workingDirectory()}/`) ? shortPath(address) : address;
+}
