@@ -512,12 +512,21 @@ export function childrenOf(instance: object, plan: FieldPlan): readonly object[]
 function setParent(root: InstanceState | null, child: object, parent: object | null): void {
   const state = hidden(child);
   const old = state.parent;
-  if (root !== null) {
+  if (root !== null && root.journal !== null) {
+    // What is taken out of the tree is no longer in its journal, so all of it is kept.
+    const kept = parent === null ? valuesIn(state, []) : [];
     note(root, () => {
       state.parent = old;
+      for (const [part, values] of kept) part.values = values;
     });
   }
   state.parent = parent;
+}
+
+function valuesIn(state: InstanceState, found: [InstanceState, unknown[]][]): readonly (readonly [InstanceState, unknown[]])[] {
+  found.push([state, [...state.values]]);
+  for (const plan of state.model.childPlans) for (const child of childrenIn(plan, state.values[plan.index])) valuesIn(hidden(child), found);
+  return found;
 }
 
 /** Makes children belong to their owner, and a plain list of them a collection. */
