@@ -37,8 +37,10 @@ export interface Bench {
   readonly logged: { readonly level: string; readonly event: string; readonly fields: LogFields }[];
 }
 
-/** Stores in memory. `apart`: the event store is a database of its own. */
-export async function bench(options: { readonly apart?: boolean; readonly settings?: Partial<DomainSettings> } = {}): Promise<Bench> {
+/** Stores in memory. `apart`: the event store is a database of its own, or that of the databases' `second`. */
+export async function bench(
+  options: { readonly apart?: boolean | "second"; readonly settings?: Partial<DomainSettings> } = {},
+): Promise<Bench> {
   const clock = new NoPauseClock();
   const tools = { clock, random: new SystemRandom(), log: silentLog };
   const main = await openSqlite({ file: ":memory:", ...tools });
@@ -81,7 +83,7 @@ export async function bench(options: { readonly apart?: boolean; readonly settin
         return typeof value === "function" ? value.bind(target) : value;
       },
     });
-  const store = options.apart === true ? third.eventStore : main.eventStore;
+  const store = options.apart === "second" ? second.eventStore : options.apart === true ? third.eventStore : main.eventStore;
   const eventStore: EventStore = new Proxy(store, {
     get(target, key) {
       if (key === "append") {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { g } from "../../../../src/domain/context.ts";
+import { ReactionBuilder } from "../../../../src/domain/reactions.ts";
 import {
   ConnectionError,
   DeserializationError,
@@ -132,6 +133,32 @@ describe("exactly once", () => {
       void steps.push(`${step} ${database} ${"markers" in content ? content.markers.length : ""}`.trim());
     await reactionNamed(domain, "AccountHandler").run(await lastStored(on, "MakeDeposit"), running());
     expect(steps).toEqual(["append event store", "commit default 1"]);
+  });
+
+  test("when events and outbox rows are two databases, the events are first and the marker is last, on its own", async () => {
+    const { domain, on, open, seen, MakeDeposit } = await banking({ apart: "second" });
+    await open("A1");
+    await domain.process(new MakeDeposit({ accountId: "A1", amount: 5 }));
+    const steps: string[] = [];
+    on.fault = (step, database, content) => {
+      if (!("markers" in content)) throw new Error("the store is one of the databases");
+      steps.push(
+        `${step} ${database}: ${content.appends.length} appends, ${content.outbox.length} outbox, ${content.markers.length} markers`,
+      );
+      if (steps.length === 3) throw new Error("killed");
+    };
+    const handler = reactionNamed(domain, "AccountHandler");
+    const command = await lastStored(on, "MakeDeposit");
+    await expect(handler.run(command, running())).rejects.toThrow("killed");
+    expect(steps).toEqual([
+      "commit second: 1 appends, 0 outbox, 0 markers",
+      "commit default: 0 appends, 2 outbox, 0 markers",
+      "commit second: 0 appends, 0 outbox, 1 markers",
+    ]);
+    on.fault = null;
+    // At least once across databases: without its marker the message is run again, never skipped.
+    await handler.run(command, running({ attempt: 2 }));
+    expect(seen).toEqual(["deposit 5", "deposit 5"]);
   });
 });
 
@@ -511,6 +538,36 @@ describe("process managers", () => {
       ["on_withdrawal_made", false],
       ["on_deposit_made", true],
     ]);
+  });
+
+  test("two events for one instance at the same time both make their transition", async () => {
+    const { on, manager, hooks } = await start();
+    const event = await lastStored(on, "TransferAsked");
+    const both = Promise.withResolvers<void>();
+    let arrived = 0;
+    hooks["asked"] = () => {
+      arrived += 1;
+      if (arrived === 2) both.resolve();
+      return both.promise;
+    };
+    await Promise.all(["a", "b"].map((deliveryKey) => manager.run(event, running({ deliveryKey }))));
+    expect((await stored(on, "Transition")).map(({ id }) => id)).toEqual([
+      "fidelis::transfer_manager-T1-0",
+      "fidelis::transfer_manager-T1-1",
+    ]);
+    // The one that lost ran again on the new state; the commands of its first try were never stored.
+    expect(await stored(on, "MakeWithdrawal")).toHaveLength(2);
+    expect(on.clock.pauses_ms).toEqual([50]);
+  });
+
+  test("with onMissing retry an event that comes before its start fails, to be tried again", async () => {
+    const { domain, on, TransferManager, MakeDeposit } = await start();
+    const meta = ReactionBuilder.metaOf(TransferManager);
+    const method = meta?.methods.find(({ name }) => name === "on_deposit_made");
+    Object.assign(method ?? {}, { onMissing: "retry" });
+    await domain.process(new MakeDeposit({ accountId: "A1", amount: 1, transferId: "T9" }), { asynchronous: false });
+    const run = reactionNamed(domain, "TransferManager").run(await lastStored(on, "DepositMade"), running());
+    await expect(run).rejects.toThrow("has no instance T9 yet");
   });
 
   test("an event for an instance that was never started is counted and skipped", async () => {
