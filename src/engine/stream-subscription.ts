@@ -38,7 +38,7 @@ const REFRESH_ms = 5_000;
  */
 const TRUST_ms = 8_000;
 /** Without a pause for other work the loop goes on for this long at most (G40). */
-const TURN_ms = 5;
+const TURN_ms = 2;
 /** The next batch is read in advance only when this one is expected to be done within this time; else others may be free to take it. */
 const PREFETCH_ms = 100;
 const WRITE_RETRY_ms = 500;
@@ -452,8 +452,8 @@ export class StreamSubscription implements Service {
     if (this.#isHeld()) return 0;
     const { unstarted } = this.#queue;
     if (unstarted === 0) return this.#batch;
-    if (unstarted > this.#batch / 2 || unstarted * this.#average_ms > PREFETCH_ms * this.#concurrency) return 0;
-    return this.#batch - unstarted;
+    // One batch in advance, asked for while this one is handled.
+    return unstarted > this.#batch || unstarted * this.#average_ms > PREFETCH_ms * this.#concurrency ? 0 : this.#batch;
   }
 
   get #concurrency(): number {
@@ -551,7 +551,7 @@ export class StreamSubscription implements Service {
       this.#workers += 1;
       void this.#work(entry);
     }
-    if (this.#queue.unstarted * 2 <= this.#batch) {
+    if (this.#queue.unstarted <= this.#batch) {
       this.#options.reader.poke(this.#mainSource);
       if (this.#replayOpen) this.#options.reader.poke(this.#replaySource);
       this.#wakeRoomWaiters();
@@ -567,7 +567,7 @@ export class StreamSubscription implements Service {
         await this.#clock.turn();
         this.#turnedAt_ms = this.#clock.monotonic_ms();
       }
-      if (this.#queue.unstarted * 2 <= this.#batch) this.#options.reader.poke(this.#mainSource);
+      if (this.#queue.unstarted <= this.#batch) this.#options.reader.poke(this.#mainSource);
     }
     this.#workers -= 1;
     this.#options.activity.productive(this.name);
@@ -1142,7 +1142,7 @@ export class StreamSubscription implements Service {
 
   #roomForBatch(): Promise<boolean> {
     if (this.#phase !== "running") return Promise.resolve(false);
-    if (this.#queue.unstarted * 2 <= this.#batch && !this.#isHeld()) return Promise.resolve(true);
+    if (this.#queue.unstarted <= this.#batch && !this.#isHeld()) return Promise.resolve(true);
     return new Promise((resolve) => this.#roomWaiters.push(resolve));
   }
 
