@@ -1,13 +1,16 @@
 /** All that `import … from "protean"` offers, and nothing else. */
 
+import { provideRandom } from "./domain/domain.ts";
 import type { ConnectRequest, DomainStores } from "./domain/stores.ts";
 import { provideConnector } from "./domain/stores.ts";
+import { SystemRandom } from "./runtime/random.ts";
 
 // Loaded when a domain is initialised: declaring needs no driver.
 provideConnector(async (request: ConnectRequest): Promise<DomainStores> => {
   const { libraryConnector } = await import("./compose/connect.ts");
   return libraryConnector(request);
 });
+provideRandom(new SystemRandom());
 
 export {
   currentDomain,

@@ -6,12 +6,12 @@
  * running     stores are connected
  * closed      `close` has run; `init` may be called again
  */
-import { randomUUID } from "node:crypto";
 import { IncorrectUsageError, NotSupportedError, ProteanError } from "../errors.ts";
 import type { JsonObject } from "../messages/json.ts";
 import { MESSAGE_MAX_BYTES } from "../messages/limits.ts";
 import { camelCaseDomainName, factEventName, normalisedDomainName, streamCategory, typeString, underscore } from "../messages/names.ts";
 import type { Clock } from "../ports/clock.ts";
+import type { Random } from "../ports/random.ts";
 import { type G, type MiddlewareContext, middleware, withContext } from "./context.ts";
 import { type CorrelationTrace, correlationTrace } from "./correlation-trace.ts";
 import { dispatchQuery } from "./dispatch-query.ts";
@@ -114,6 +114,14 @@ export function index(...fields: readonly (string | { readonly unique?: boolean 
 }
 
 const domains: Domain[] = [];
+
+/** Where identities come from before `init`, so that value objects and aggregates can be made in plain unit tests. */
+let beforeInit: Random | null = null;
+
+/** Called once by the composition root. */
+export function provideRandom(random: Random): void {
+  beforeInit = random;
+}
 
 /** All domains made in this process, oldest first. */
 export function knownDomains(): readonly Domain[] {
@@ -504,7 +512,8 @@ export class Domain {
 
   /** A fresh identity for an aggregate, entity or command. */
   newIdentity(): string {
-    return this.options.identity?.() ?? this.#stores?.random.uuid() ?? randomUUID();
+    if (this.options.identity !== undefined) return this.options.identity();
+    return (this.#stores === null ? beforeInit : this.#stores.random)?.uuid() ?? this.stores.random.uuid();
   }
 
   // -------------------------------------------------------------------------------------------------------------- running
