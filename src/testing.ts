@@ -88,7 +88,7 @@ export async function testDomain(domain: Domain, options: TestOptions = {}): Pro
     message_processing: options.messageProcessing ?? "sync",
     ...options.config,
   };
-  const connected = await connect({ domainName: domain.name, config, role: "engine" });
+  const connected = await connect({ domainName: domain.name, config, databases: domain.databasesInUse, role: "engine" });
   const settings = { ...connected.settings };
   // Not spread: what a connector gives may keep its methods on a prototype.
   const stores: DomainStores = {

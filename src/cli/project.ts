@@ -277,7 +277,7 @@ export async function openProject(
     const config = await configFor(project.config, request.config);
     const log = options.log?.(config) ?? logOf(invocation.values, config, { quietly: true });
     const tools: Tools = systemTools(log);
-    stores = await openStores(config, request.domainName, tools);
+    stores = await openStores(config, request.domainName, tools, request.databases);
     return stores;
   });
   await project.domain.init({ role: options.role });

@@ -43,9 +43,15 @@ export function systemTools(log: Log): Tools {
 /**
  * Opens everything that the configuration names. SQLite files are opened and laid out at once; Redis is connected with the first call, so an
  * unreachable one fails nothing here (D21).
+ * @param uses databases that elements are kept in: the predefined `memory` is only made when it is among them
  * @throws ConfigurationError for a provider that is not in this version, an unwritable folder, a file of a newer version
  */
-export async function openStores(config: Config, domainName: string, tools: Tools): Promise<ConnectedStores> {
+export async function openStores(
+  config: Config,
+  domainName: string,
+  tools: Tools,
+  uses: ReadonlySet<string> = new Set(),
+): Promise<ConnectedStores> {
   const { clock, random, log } = tools;
   const counters = new Counters();
   const opened = new Map<string, Promise<SqliteStores>>();
@@ -66,6 +72,8 @@ export async function openStores(config: Config, domainName: string, tools: Tool
   try {
     const databases = new Map<string, Database>();
     for (const database of Object.values(config.databases)) {
+      const predefined = database.name === "memory" && config.origins.get("databases.memory.provider") === undefined;
+      if (predefined && !uses.has(database.name)) continue;
       requireProvider("database", database.provider);
       const file = fileOf(database);
       const shared = await sqlite(file);
@@ -162,5 +170,5 @@ export const libraryConnector: Connector = async (request) => {
           environment,
           read: configFiles,
         });
-  return await openStores(config, request.domainName, systemTools(standardLog(config.logging)));
+  return await openStores(config, request.domainName, systemTools(standardLog(config.logging)), request.databases);
 };

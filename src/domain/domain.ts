@@ -538,9 +538,15 @@ export class Domain {
         fix: "Tests without the composition root call domain.useStores().",
       });
     }
-    const stores = await connect({ domainName: this.name, config: this.options.config, role });
+    const stores = await connect({ domainName: this.name, config: this.options.config, databases: this.databasesInUse, role });
     this.useStores(stores);
     return this;
+  }
+
+  /** Names under `[databases]` that aggregates and projections are kept in, `default` among them. */
+  get databasesInUse(): ReadonlySet<string> {
+    const kept = [...this.elements.values()].filter(({ kind }) => kind === "aggregate" || kind === "projection");
+    return new Set(["default", ...kept.map(({ options }) => (typeof options["provider"] === "string" ? options["provider"] : "default"))]);
   }
 
   /**

@@ -66,6 +66,8 @@ export interface ConnectRequest {
   readonly domainName: string;
   /** `new Domain(name, { config })`: a path, an object, or nothing (then domain.toml is searched upward from the working directory). */
   readonly config: string | Readonly<Record<string, unknown>> | undefined;
+  /** Names under `[databases]` that the domain's elements are kept in. */
+  readonly databases: ReadonlySet<string>;
   /** `client` connects only what writing needs. */
   readonly role: "client" | "engine";
 }
