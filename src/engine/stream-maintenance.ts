@@ -24,7 +24,7 @@ export class StreamMaintenance implements Service {
   readonly #stopping = new AbortController();
   #claim: LeaseClaim | null = null;
   #loop: Promise<void> | null = null;
-  #state: ServiceState = "starting";
+  #stopped = false;
   #cameRound_ms: number;
   #wait_ms = 0;
   #rounds = 0;
@@ -58,7 +58,7 @@ export class StreamMaintenance implements Service {
       await Promise.race([this.#loop, new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }))]);
     }
     await this.#claim?.release().catch(() => {}); // runs out by itself
-    this.#state = "stopped";
+    this.#stopped = true;
   }
 
   idleFor_ms(): number {
@@ -67,15 +67,23 @@ export class StreamMaintenance implements Service {
       : Math.max(0, this.#options.clock.monotonic_ms() - this.#cameRound_ms - this.#wait_ms);
   }
 
+  #state(): ServiceState {
+    if (this.#stopped) return "stopped";
+    if (this.#stopping.signal.aborted) return "draining";
+    if (this.#claim === null) return "starting";
+    return this.#claim.lease === null ? "standby" : "running";
+  }
+
   status(): ServiceStatus {
+    const state = this.#state();
     return {
       name: this.name,
       kind: "maintenance",
       handler: this.name,
       stream: "*",
       group: null,
-      state: this.#state,
-      reason: this.#state === "standby" ? "another engine does it" : this.#lastError,
+      state,
+      reason: state === "standby" ? "another engine does it" : this.#lastError,
       handled: this.#rounds,
       failed: this.#failed,
       retried: 0,
@@ -106,7 +114,6 @@ export class StreamMaintenance implements Service {
       await clock.sleep(this.#wait_ms, signal);
       if (signal.aborted) break;
       const lease = this.#claim?.lease ?? null;
-      this.#state = lease === null ? "standby" : "running";
       if (clock.monotonic_ms() < due_ms) continue;
       const lettersNow = deadLetters.enabled && clock.monotonic_ms() >= lettersDue_ms;
       const trimNow = retention_ms !== null && clock.monotonic_ms() >= trimDue_ms;
@@ -124,7 +131,6 @@ export class StreamMaintenance implements Service {
         log.error("dlq_maintenance.cycle_failed", { error: this.#lastError });
       }
     }
-    this.#state = "stopped";
   }
 
   async #lookAfterDeadLetters(): Promise<void> {
