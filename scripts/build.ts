@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process";
 import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
+import { builtInTypes } from "./types.ts";
 
 const root = join(import.meta.dir, "..");
 
@@ -34,6 +35,8 @@ export async function build(options: BuildOptions = {}): Promise<string> {
       define: {
         PROTEAN_VERSION: JSON.stringify(version),
         PROTEAN_COMMIT: JSON.stringify(commit()),
+        // For `protean new`. Entries of tests don't have it.
+        ...(options.entry === undefined ? { PROTEAN_TYPES: JSON.stringify(builtInTypes()) } : {}),
         "process.env.NODE_ENV": JSON.stringify("production"),
       },
       compile: {

@@ -24,6 +24,7 @@ import { describeFailure, loadHandlers } from "../runtime/modules.ts";
 import { terminal } from "../runtime/terminal.ts";
 import type { Values } from "./arguments.ts";
 import type { Invocation } from "./command.ts";
+import { captureConsole } from "./console.ts";
 import { CommandError, EXIT, type Finding, usageError } from "./problem.ts";
 
 /** Where `--domain` leads. */
@@ -164,6 +165,7 @@ export async function loadProject(
   const place = await placeOf(values);
   const config = await configOf(values, place, options);
   const handlerPaths = await handlersOf(values, place, config);
+  captureConsole(logOf(values, config));
   const { files, failures, warnings } = await loadHandlers(handlerPaths, {
     providedModules: runtime.providedModules,
     version: runtime.build.version,
@@ -187,7 +189,7 @@ export async function loadProject(
 }
 
 /** Strongest first: flag, environment, `--domain`'s own path, domain.toml, convention. Relative ones start where they were written. */
-async function handlersOf(values: Values, place: Place, config: Config): Promise<readonly string[]> {
+export async function handlersOf(values: Values, place: Place, config: Config): Promise<readonly string[]> {
   const flags = values.texts("handlers");
   if (flags.length > 0) return flags;
   const variable = environmentVariables()["PROTEAN_HANDLERS"] || undefined;
@@ -263,6 +265,8 @@ export async function openProject(
     readonly strict?: boolean;
     readonly flags?: Readonly<Record<string, unknown>>;
     readonly loaded?: LoadedProject;
+    /** Puts something around the stores before anybody gets them. */
+    readonly wrap?: (stores: ConnectedStores) => ConnectedStores;
     /** The caller makes the tables itself. */
     readonly tablesLater?: boolean;
   },
@@ -277,7 +281,8 @@ export async function openProject(
     const config = await configFor(project.config, request.config);
     const log = options.log?.(config) ?? logOf(invocation.values, config, { quietly: true });
     const tools: Tools = systemTools(log);
-    stores = await openStores(config, request.domainName, tools, request.databases);
+    const opened = await openStores(config, request.domainName, tools, request.databases);
+    stores = options.wrap?.(opened) ?? opened;
     return stores;
   });
   await project.domain.init({ role: options.role });

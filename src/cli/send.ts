@@ -206,7 +206,14 @@ function waited({ output }: Invocation, sent: readonly Sent[], followed: Followe
   const results = sent.flatMap((one) => (one.result === undefined ? [] : [sentText(one)]));
   return {
     exitCode,
-    data: { sent, settled: followed.settled, failed: followed.failed, messages: followed.messages, open, unseen: followed.unseen },
+    data: {
+      sent,
+      settled: followed.settled,
+      failed: followed.failed,
+      messages: followed.messages.map(({ causationId, ...message }) => ({ ...message, causation_id: causationId })),
+      open,
+      unseen: followed.unseen,
+    },
     text: [...results, ...drawTree(followed.messages)].join("\n"),
   };
 }

@@ -1,16 +1,28 @@
+import type { ConnectedStores } from "../compose/connect.ts";
 import type { ComposedEngine } from "../compose/engine.ts";
 import type { EngineSummary } from "../engine/engine.ts";
 import type { Registered } from "../engine/subscription-plan.ts";
 import { healthHandler } from "../observatory/health.ts";
-import { endProcess, environmentVariables, runtimeOverrides, workingDirectory } from "../runtime/environment.ts";
+import {
+  endProcess,
+  environmentVariables,
+  runtimeOverrides,
+  standardInputLines,
+  workingDirectory,
+  writeOut,
+} from "../runtime/environment.ts";
 import { type HttpServer, serveHttp } from "../runtime/http.ts";
 import { type EndSignal, onEndSignals } from "../runtime/signals.ts";
+import { terminal } from "../runtime/terminal.ts";
 import type { Values } from "./arguments.ts";
 import type { Command, FlagSpec, Invocation } from "./command.ts";
+import { END_WORD, READY_WORD } from "./dev-words.ts";
 import { durationText } from "./duration.ts";
+import { MessageLines } from "./message-lines.ts";
 import type { Outcome } from "./output.ts";
 import { asFinding, CommandError, EXIT, type Finding, usageError } from "./problem.ts";
 import { describeHandlers, logOf, type OpenProject, openProject, shortPath } from "./project.ts";
+import { userLog } from "./user-log.ts";
 
 const MAX_WAIT_ms = 5_000;
 /** A backend that doesn't answer the banner within this is shown as away; the engine keeps trying. */
@@ -38,6 +50,7 @@ export const server: Command = {
     ...SERVER_FLAGS,
     workers: { type: "text", hint: "N", description: "Worker processes; only 1 in this version" },
     reload: { type: "boolean", description: "Restart when files change: the same as protean dev" },
+    supervised: { type: "boolean", hidden: true, description: "" },
     dashboard: { type: "boolean", hidden: true, description: "" },
     "allow-event-store-multiworker": { type: "boolean", hidden: true, description: "", also: ["acknowledge-event-store-risk"] },
   },
@@ -58,7 +71,8 @@ export const server: Command = {
       role: "engine",
       setUp: true,
       strict: values.has("strict"),
-      log: (config) => logOf(values, config),
+      log: (config) => (values.has("supervised") && !values.has("debug") ? userLog(logOf(values, config)) : logOf(values, config)),
+      ...(values.has("supervised") ? { wrap: (stores) => withMessageLines(invocation, stores) } : {}),
     });
     try {
       warn(invocation, project);
@@ -82,6 +96,17 @@ export const server: Command = {
     }
   },
 };
+
+/** Under `protean dev` every message is a line. */
+function withMessageLines({ values, output }: Invocation, stores: ConnectedStores): ConnectedStores {
+  const { colour } = terminal("stderr", { noColour: values.has("no-color") });
+  return { ...stores, telemetry: new MessageLines(stores.telemetry, (line) => output.say(line), colour) };
+}
+
+/** Resolves when `protean dev` tells this worker to end, or is gone. */
+async function endOfSupervision(): Promise<void> {
+  for await (const line of standardInputLines()) if (line === END_WORD) return;
+}
 
 function refuseLater(values: Values): void {
   const workers = values.text("workers");
@@ -241,9 +266,12 @@ async function serve(
     if (isBanner) output.say(line);
   };
   const stopped = Promise.withResolvers<EndSignal>();
+  const isSupervised = values.has("supervised");
   const forgetSignals = onEndSignals({
     first: (signal) => stopped.resolve(signal),
     second: (signal, exitCode) => {
+      // Ctrl+C reaches the worker too; whether a second one ends it is for `protean dev` to say.
+      if (isSupervised) return;
       output.say(`stopped at once by ${signal}; what was running is handled again by the next server`);
       void endProcess(exitCode);
     },
@@ -262,7 +290,10 @@ async function serve(
     for (const line of registeredLines(engine.registered)) banner(line);
     banner("Engine running. Press Ctrl+C to stop.");
     for (const line of bannerLines(invocation, project, probes, listening)) banner(line);
-    if (!isBanner) {
+    if (isSupervised) {
+      writeOut(`${READY_WORD}\n`);
+      void endOfSupervision().then(() => stopped.resolve("SIGTERM"));
+    } else if (!isBanner) {
       stores.log.info("server.running", {
         domain: project.domain.name,
         config: config.file,
@@ -275,9 +306,10 @@ async function serve(
     }
     const signal = await stopped.promise;
     const stopping_ms = stores.clock.monotonic_ms();
-    banner(
-      `${signal}: finishing what is running, at most ${durationText(values.duration_ms("drain-timeout") ?? config.server.drainTimeout_ms)}. Once more stops at once.`,
-    );
+    if (!isSupervised)
+      banner(
+        `${signal}: finishing what is running, at most ${durationText(values.duration_ms("drain-timeout") ?? config.server.drainTimeout_ms)}. Once more stops at once.`,
+      );
     const summary = await engine.stop(signal);
     const took = durationText(stores.clock.monotonic_ms() - stopping_ms);
     output.hint(`Stopped: ${summaryText(summary)}, interrupted ${summary.interrupted}; drained in ${took}.`);
@@ -315,7 +347,7 @@ const KINDS = { stream: "StreamSubscription", event_store: "EventStoreSubscripti
 function registeredLines(registered: readonly Registered[]): readonly string[] {
   const rank = ({ kind }: Registered) => (kind === "commandHandler" ? 0 : kind === "subscriber" ? 2 : 1);
   return [...registered]
-    .sort((one, other) => rank(one) - rank(other))
+    .sort((one, other) => rank(one) - rank(other) || (one.handler < other.handler ? -1 : Number(one.handler > other.handler)))
     .map(({ handler, stream, type }) => `${handler} -> ${stream} (${KINDS[type]})`);
 }
 

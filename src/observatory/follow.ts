@@ -274,7 +274,11 @@ export class Follower {
     if (handler === null) return;
     const before = node.runs.get(handler);
     const attempts = before?.attempts ?? 0;
-    const seen = { handler, duration_ms: trace.duration_ms ?? before?.duration_ms ?? null, error: trace.error ?? before?.error ?? null };
+    const seen = {
+      handler,
+      duration_ms: rounded(trace.duration_ms) ?? before?.duration_ms ?? null,
+      error: trace.error ?? before?.error ?? null,
+    };
     const set = (run: Omit<HandlerRun, "handler">) => node.runs.set(handler, { handler, ...run });
     if (trace.event === "handler.started") set({ ...seen, state: "running", attempts: attempts + 1 });
     else if (trace.event === "handler.completed") set({ ...seen, error: null, state: "completed", attempts });
@@ -337,6 +341,11 @@ export class Follower {
     }
     return true;
   }
+}
+
+/** Traces of other writers may have any number of decimals. */
+function rounded(duration_ms: number | null): number | null {
+  return duration_ms === null ? null : Math.round(duration_ms * 100) / 100;
 }
 
 function endedIn(node: Node, subscription: FollowedSubscription): boolean {

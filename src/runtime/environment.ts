@@ -98,3 +98,9 @@ export async function readStandardInput(): Promise<string> {
   for await (const part of process.stdin) parts.push(typeof part === "string" ? Buffer.from(part) : (part as Buffer));
   return Buffer.concat(parts).toString("utf8");
 }
+
+/** Lines of standard input as they come, until it ends. */
+export async function* standardInputLines(): AsyncGenerator<string> {
+  const { createInterface } = await import("node:readline");
+  yield* createInterface({ input: process.stdin, crlfDelay: Number.POSITIVE_INFINITY });
+}
