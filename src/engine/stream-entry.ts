@@ -1,7 +1,7 @@
 import { DeserializationError } from "../errors.ts";
 import type { DeadLetterAttempt, DeadLetterFields, RawFields } from "../messages/dead-letter.ts";
-import type { DecodedMessage } from "../messages/envelope.ts";
-import { decodeMessage, decodeUtf8, peekType } from "../messages/envelope.ts";
+import type { DecodedMessage, PeekedMessage } from "../messages/envelope.ts";
+import { decodeMessage, decodeUtf8, peekMessage } from "../messages/envelope.ts";
 import { parseJson } from "../messages/json.ts";
 import type { EntryFields, StreamEntry } from "../ports/broker.ts";
 import type { Queued } from "./source-queue.ts";
@@ -37,6 +37,8 @@ export class HeldEntry implements Queued {
   orphan = false;
   readonly #isPayload: boolean;
   #text: string | null | undefined;
+  /** What `peekType` parsed, until it is decoded. */
+  #peeked: PeekedMessage | null = null;
   #content: Content | null = null;
 
   constructor(options: {
@@ -59,11 +61,16 @@ export class HeldEntry implements Queued {
   /** Type of the message without decoding it; null when it can't be told. */
   peekType(): string | null {
     const text = this.text;
-    return text === null ? null : peekType(text);
+    if (text === null) return null;
+    this.#peeked = peekMessage(text);
+    return this.#peeked?.type ?? null;
   }
 
   get content(): Content {
-    this.#content ??= this.#decode();
+    if (this.#content === null) {
+      this.#content = this.#decode();
+      this.#peeked = null;
+    }
     return this.#content;
   }
 
@@ -97,6 +104,7 @@ export class HeldEntry implements Queued {
   #decode(): Content {
     try {
       if (!this.#isPayload) {
+        if (this.#peeked !== null) return { kind: "message", message: this.#peeked.decode() };
         const text = this.text ?? this.#dataText();
         if (text === null) throw new DeserializationError(`the entry has no field "${DATA}"`);
         return { kind: "message", message: decodeMessage(text) };

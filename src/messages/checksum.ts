@@ -1,5 +1,5 @@
 /** Checksums of payloads: lower-case hex SHA-256 over the canonical text of `data`, computed from the text as it travels. */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { canonicalTextOf, toJsonText, type WireObject, type WireValue } from "./json.ts";
 
 /** Checksum form of a value: sorted keys, no spaces, numbers as Python prints them. */
@@ -13,7 +13,7 @@ export function canonicalText(value: WireValue): string {
  * @throws DeserializationError when the text is not JSON
  */
 export function checksumOfText(dataText: string): string {
-  return createHash("sha256").update(canonicalTextOf(dataText)).digest("hex");
+  return hash("sha256", canonicalTextOf(dataText), "hex");
 }
 
 /** A payload ready to be stored or sent. */

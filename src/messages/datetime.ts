@@ -98,8 +98,14 @@ export function isoOfEpoch(epoch_ms: number): string {
   return formatDateTime({ epoch_ms: Math.floor(epoch_us / 1000), microsecond, offset_minutes: 0 });
 }
 
+/** UTC in Python's form with its microseconds, on a day that every such month has: nothing to change. (29 February and microsecond 0 aren't among them.) */
+const IN_FORM =
+  /^(?!0000)\d{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.(?!000000)\d{6}\+00:00$/;
+
 /** The same time in Python's form, or null when it is no time. Times without offset stay without one. */
 export function normalisedDateTime(value: string | number): string | null {
+  // What Python and we write is in that form already; taking it apart costs ten times as much as looking.
+  if (typeof value === "string" && IN_FORM.test(value)) return value;
   const parts = parseDateTime(value);
   return parts === null ? null : formatDateTime(parts);
 }

@@ -9,7 +9,7 @@ import { Buffer } from "node:buffer";
 import { DeserializationError, InvalidDataError } from "../errors.ts";
 import { checksumOfText } from "./checksum.ts";
 import { normalisedDateTime } from "./datetime.ts";
-import type { JsonObject, JsonValue, MemberSpan, WireObject } from "./json.ts";
+import type { JsonObject, JsonValue, MemberSpan, OpenedObject, WireObject } from "./json.ts";
 import { objectMembers, openObject, parseJson, parseWire, pythonString, toJsonText } from "./json.ts";
 import { MESSAGE_MAX_BYTES } from "./limits.ts";
 import { parseType } from "./names.ts";
@@ -252,11 +252,17 @@ function lastOf(members: readonly MemberSpan[], key: string): MemberSpan | undef
  */
 export function decodeMessage(message: string | Uint8Array): DecodedMessage {
   const text = typeof message === "string" ? message : decodeUtf8(message);
-  if (text.length * 3 > MESSAGE_MAX_BYTES && typeof message === "string") {
-    const size = Buffer.byteLength(text);
-    if (size > MESSAGE_MAX_BYTES) throw tooLarge(size);
-  }
-  const { values, members } = openObject(text, 0);
+  if (typeof message === "string") requireReadable(text);
+  return decodeOpened(text, openObject(text, 0));
+}
+
+function requireReadable(text: string): void {
+  if (text.length * 3 <= MESSAGE_MAX_BYTES) return;
+  const size = Buffer.byteLength(text);
+  if (size > MESSAGE_MAX_BYTES) throw tooLarge(size);
+}
+
+function decodeOpened(text: string, { values, members }: OpenedObject): DecodedMessage {
   const raw = asObject(values["metadata"], "metadata");
   const metadataSpan = lastOf(members, "metadata");
   if (raw === null || metadataSpan === undefined) throw new DeserializationError("the message has no metadata");
@@ -457,17 +463,45 @@ function readPositions(store: JsonObject | null, row: StoredRow | null): EventSt
 // ---------------------------------------------------------------------------------------------------------------- peeking
 
 /**
- * The type of a message, without the work of decoding it: what is not handled here is acknowledged before it is decoded (D28).
- * Agrees with `decodeMessage` in every message that this one can read.
- * @returns null when it has none or the text is no message; then decode it to learn why
+ * A message whose JSON was parsed and nothing more: enough to tell its type. What is not handled here is acknowledged before it is decoded (D28);
+ * what is handled is decoded from the same parse.
  */
-export function peekType(text: string): string | null {
-  let message: unknown;
+export class PeekedMessage {
+  readonly text: string;
+  /** Agrees with `decode()` in every message that it can read; null when there is none, then decoding says why. */
+  readonly type: string | null;
+  readonly #parsed: unknown;
+
+  constructor(text: string, parsed: unknown) {
+    this.text = text;
+    this.type = typeOf(parsed);
+    this.#parsed = parsed;
+  }
+
+  /** As `decodeMessage`. @throws DeserializationError, and nothing else */
+  decode(): DecodedMessage {
+    requireReadable(this.text);
+    return decodeOpened(this.text, openObject(this.text, 0, this.#parsed));
+  }
+}
+
+/** @returns null when the text is no JSON; then decode it to learn why */
+export function peekMessage(text: string): PeekedMessage | null {
+  let parsed: unknown;
   try {
-    message = JSON.parse(text);
+    parsed = JSON.parse(text);
   } catch {
     return null; // Decoding it will say what is wrong.
   }
+  return new PeekedMessage(text, parsed);
+}
+
+/** The type of a message, without the work of decoding it; null when it has none or the text is no message. */
+export function peekType(text: string): string | null {
+  return peekMessage(text)?.type ?? null;
+}
+
+function typeOf(message: unknown): string | null {
   const metadata = memberObject(message, "metadata");
   if (metadata === null) return null;
   const headers = memberObject(metadata, "headers");

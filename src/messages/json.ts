@@ -32,6 +32,13 @@ const BRACKET_END = 93;
 const BRACE = 123;
 const BRACE_END = 125;
 
+interface CanonicalMember {
+  readonly key: string;
+  /** Among its siblings, as written. */
+  readonly place: number;
+  readonly text: string;
+}
+
 /** Reads JSON text front to back, strictly (RFC 8259), never building values. */
 class Scanner {
   readonly text: string;
@@ -283,27 +290,27 @@ class Scanner {
       this.at += 1;
       return "{}";
     }
-    const keys: string[] = [];
-    const members: string[] = [];
+    const members: CanonicalMember[] = [];
+    let previous: CanonicalMember | null = null;
     let sorted = true;
-    let previous: string | undefined;
     for (;;) {
       const key = this.key();
       const name = this.plain ? `"${key}":` : `${pythonString(key)}:`;
-      if (previous !== undefined && compareCodePoints(previous, key) >= 0) sorted = false;
-      keys.push(key);
-      members.push(name + this.canonical(depth + 1));
-      previous = key;
+      const member = { key, place: members.length, text: name + this.canonical(depth + 1) };
+      if (previous !== null && compareCodePoints(previous.key, key) >= 0) sorted = false;
+      members.push(member);
+      previous = member;
       if (this.isLast(BRACE_END)) break;
     }
-    if (sorted) return `{${members.join(",")}}`;
-    // Of keys given twice the last one counts, in Python as in JavaScript.
-    const lastOf = new Map<string, string>();
-    keys.forEach((key, index) => {
-      lastOf.set(key, members[index] ?? "");
-    });
-    const order = [...lastOf.keys()].sort(compareCodePoints);
-    return `{${order.map((key) => lastOf.get(key)).join(",")}}`;
+    if (!sorted) members.sort((one, other) => compareCodePoints(one.key, other.key) || one.place - other.place);
+    let out = "{";
+    for (let index = 0; index < members.length; index += 1) {
+      const { key, text } = members[index] as CanonicalMember;
+      // Of keys given twice the last one counts, in Python as in JavaScript.
+      if (members[index + 1]?.key === key) continue;
+      out += out === "{" ? text : `,${text}`;
+    }
+    return `${out}}`;
   }
 
   /** The next value with floats marked, for rewriting it as Python would. */
@@ -454,14 +461,25 @@ export function memberText(text: string, key: string): string | null {
   return span === undefined ? null : text.slice(span.from, span.to);
 }
 
-/** True when `JSON.parse` alone may not do: there may be integers beyond 2^53, or keys named `__proto__`. */
+const LONG_INTEGER = /(?:^|[\s:,[])-?\d{16}/;
+const LONG_INTEGERS = /(?:^|[\s:,[])(-?\d{16,})/g;
+
+/**
+ * True when `JSON.parse` alone may not do: there may be integers beyond 2^53, or keys named `__proto__`. A time in microseconds has 16 digits
+ * and is safe: only what doesn't fit costs the slow way (a reviver takes six times as long).
+ */
 function needsRepair(text: string): boolean {
-  return /[\s:,[]-?\d{16}/.test(text) || /^-?\d{16}/.test(text) || mayHoldPrototype(text);
+  return (LONG_INTEGER.test(text) && hasUnsafeInteger(text)) || mayHoldPrototype(text);
+}
+
+function hasUnsafeInteger(text: string): boolean {
+  for (const [, digits] of text.matchAll(LONG_INTEGERS)) if (!Number.isSafeInteger(Number(digits))) return true;
+  return false;
 }
 
 /** Also when the letters of `__proto__` may be spelled with escapes, U+005F to U+0074. */
 function mayHoldPrototype(text: string): boolean {
-  return text.includes("__proto__") || text.includes("\\u005") || text.includes("\\u006") || text.includes("\\u007");
+  return text.includes("__proto__") || (text.includes("\\u00") && /\\u00[567]/.test(text));
 }
 
 /** A JSON object taken apart: its values, and where they came from. */
@@ -473,10 +491,10 @@ export interface OpenedObject {
 
 /**
  * Parses an object once, for both its values and the places of their source text.
+ * @param parsed what `JSON.parse` gave for this text, when somebody looked at it before
  * @throws DeserializationError when the text is not a JSON object, or nested deeper than 64 levels
  */
-export function openObject(text: string, depth: number): OpenedObject {
-  const parsed = parseNative(text);
+export function openObject(text: string, depth: number, parsed: unknown = parseNative(text)): OpenedObject {
   const members = membersOfChecked(text, depth);
   return { values: (needsRepair(text) ? parseRepaired(text) : parsed) as JsonObject, members };
 }

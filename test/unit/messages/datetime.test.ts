@@ -44,6 +44,17 @@ describe("reading times", () => {
   test("digits after the sixth are cut", () => {
     expect(normalisedDateTime("2026-01-01T00:00:00.123456789Z")).toBe("2026-01-01T00:00:00.123456+00:00");
   });
+
+  test("what is in Python's form stays, what only looks like it does not", () => {
+    for (const same of ["2026-11-22T01:00:23.007046+00:00", "2024-02-29T23:59:59.000001+00:00", "0001-01-31T00:00:00.999999+00:00"]) {
+      expect(normalisedDateTime(same)).toBe(same);
+    }
+    expect(normalisedDateTime("2026-11-22T01:00:23.000000+00:00")).toBe("2026-11-22T01:00:23+00:00");
+    for (const none of ["2026-02-29", "2026-02-30", "2026-04-31", "2026-13-01", "2026-00-01", "2026-01-32", "0000-01-01"]) {
+      expect(normalisedDateTime(`${none}T01:00:23.007046+00:00`)).toBeNull();
+    }
+    for (const none of ["24:00:00", "23:60:00", "23:59:60"]) expect(normalisedDateTime(`2026-11-22T${none}.007046+00:00`)).toBeNull();
+  });
 });
 
 describe("writing times", () => {

@@ -10,6 +10,7 @@ import {
   encodeExternal,
   encodeMessage,
   encodeMetadata,
+  peekMessage,
   peekType,
 } from "../../../src/messages/envelope.ts";
 import { MESSAGE_MAX_BYTES } from "../../../src/messages/limits.ts";
@@ -219,6 +220,14 @@ describe("peeking at the type", () => {
 
   test("an undecodable payload doesn't hide the type of a message nobody here handles (D28)", () => {
     expect(peekType(text.replace("Zo", "Za"))).toBe("Bank.AccountOpened.v1");
+  });
+
+  test("a peeked message is decoded from the same parse, with the same result and the same refusals", () => {
+    expect(peekMessage(text)?.decode()).toEqual(decodeMessage(text));
+    expect(peekMessage(text)?.decode().data).toEqual(decodeMessage(text).data);
+    expect(() => peekMessage(text.replace("Zo", "Za"))?.decode()).toThrow("wrong checksum");
+    expect(() => peekMessage("[1]")?.decode()).toThrow(DeserializationError);
+    expect(peekMessage("{")).toBeNull();
   });
 
   test.each([
