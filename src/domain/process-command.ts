@@ -6,8 +6,9 @@
  * Idempotency keys (rulings 14), step by step, and what a kill leaves:
  *  1. `reserve`: atomic; of several submissions at once one goes on, the others wait for its outcome. A kill after it: the reservation runs out (a
  *     minute; for commands run at once five), then the key is free again; nothing was stored.
- *  2. the command is stored. A kill after it: as 1, but the command is there. A submission after the reservation ran out stores a second one, which
- *     `handledBefore` recognises once the first was handled.
+ *  2. the command is stored. Where the keys lie in the home database and the command is asynchronous, 3 is part of this commit: nothing lies between.
+ *     Else (Redis keys, commands run at once) a kill after it: as 1, but the command is there. A submission after the reservation ran out stores a
+ *     second one, which `handledBefore` recognises once the first was handled.
  *  3. `succeed`. For commands that were only accepted it holds a receipt, which nobody takes for "handled" (W4); the handler's run replaces it.
  */
 import { CommandExpiredError, DuplicateCommandError, IncorrectUsageError, NotSupportedError, ValidationError } from "../errors.ts";
@@ -22,7 +23,7 @@ import { metaOf, setMetadata } from "./instance.ts";
 import { commandMetadata, payloadOf } from "./message-metadata.ts";
 import type { ReactionMeta } from "./reactions.ts";
 import { runInlineCommand } from "./run-reaction.ts";
-import { runUnitOfWork } from "./unit-of-work.ts";
+import { homeDatabase, runUnitOfWork, type UnitOfWork } from "./unit-of-work.ts";
 
 export interface ProcessOptions {
   /** false: run the handler now and resolve to its result. Default: `command_processing` in domain.toml, whose `sync` wins over true. */
@@ -130,7 +131,11 @@ async function submit(domain: Domain, command: object, options: ProcessOptions):
     if (inline) requireInTime(domain, meta, deadline);
     setMetadata(command, metadata);
     const message = { metadata, dataText: payloadOf(command).dataText, expectedVersion: null, outbox: published };
-    await runUnitOfWork(domain, () => currentContext()?.unit?.stage(message));
+    await runUnitOfWork(domain, () => {
+      const unit = currentContext()?.unit;
+      unit?.stage(message);
+      if (!inline && unit !== null && unit !== undefined) reservation?.commitWith(unit, acceptedEntry(receipt));
+    });
     result = inline && handler !== null ? await runInlineCommand(domain, handler, command, metadata) : undefined;
   } catch (error) {
     await reservation?.failed(inline && !(error instanceof CommandExpiredError));
@@ -193,6 +198,8 @@ class Reservation {
   readonly #key: string;
   /** Held in addition when the key itself holds the mark of a failed run. */
   readonly #retryKey: string | null;
+  /** The commit of the command notes the key too. */
+  #isCommitted = false;
 
   constructor(domain: Domain, keys: Idempotency, key: string, retryKey: string | null) {
     this.#domain = domain;
@@ -201,10 +208,19 @@ class Reservation {
     this.#retryKey = retryKey;
   }
 
+  /** Lets the unit that stores the command note the key in the same transaction, where both lie in one database. */
+  commitWith(unit: UnitOfWork, result: unknown): void {
+    const { databases, settings } = this.#domain.stores;
+    if (databases.get(homeDatabase(this.#domain))?.idempotency !== this.#keys) return;
+    unit.noteKey({ key: this.#key, result, ttl_ms: settings.idempotency.ttl_ms });
+    this.#isCommitted = true;
+  }
+
   /** Notes the result when it is durable: now, or when the unit of work around it has ended. */
   async succeeded(result: unknown): Promise<void> {
     const { ttl_ms } = this.#domain.stores.settings.idempotency;
-    const note = (): Promise<void> => this.#settle(() => this.#keys.succeed(this.#key, result, ttl_ms));
+    const note = (): Promise<void> =>
+      this.#settle(() => (this.#isCommitted ? Promise.resolve() : this.#keys.succeed(this.#key, result, ttl_ms)));
     const context = currentContext();
     if (context?.domain !== this.#domain || context.unit === null) return note();
     context.unit.onEnd((committed) => (committed ? note() : this.failed(false)));

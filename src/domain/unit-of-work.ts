@@ -26,7 +26,7 @@
  */
 import { ConfigurationError, ExpectedVersionError, IncorrectUsageError, ProteanError, TransactionError } from "../errors.ts";
 import { encodeMetadata, type Metadata } from "../messages/envelope.ts";
-import type { CommitSet, Database, ProcessedMarker, RowWrite } from "../ports/database.ts";
+import type { CommitSet, Database, ProcessedMarker, RowWrite, SucceededKey } from "../ports/database.ts";
 import type { Append } from "../ports/event-store.ts";
 import type { Lease } from "../ports/leases.ts";
 import type { OutboxInsert } from "../ports/outbox-store.ts";
@@ -110,6 +110,7 @@ class DatabasePart {
   readonly rows: RowWrite[] = [];
   readonly outbox: OutboxInsert[] = [];
   readonly markers: ProcessedMarker[] = [];
+  readonly keys: SucceededKey[] = [];
 }
 
 export class UnitOfWork {
@@ -123,6 +124,7 @@ export class UnitOfWork {
   readonly #saved = new Set<object>();
   readonly #staged: StagedMessage[] = [];
   readonly #publications: Publication[] = [];
+  readonly #keys: SucceededKey[] = [];
   readonly #endings: ((committed: boolean) => Promise<void>)[] = [];
 
   constructor(domain: Domain, options: UnitOptions = {}) {
@@ -202,6 +204,12 @@ export class UnitOfWork {
   stage(message: StagedMessage): void {
     this.#requireOpen(`storing of ${message.metadata.headers.type}`);
     this.#staged.push(message);
+  }
+
+  /** An idempotency key of the home database, to be noted with the command that was staged for it. */
+  noteKey(key: SucceededKey): void {
+    this.#requireOpen(`the idempotency key ${key.key}`);
+    this.#keys.push(key);
   }
 
   /** A broker message to be sent after the commit. */
@@ -363,6 +371,7 @@ export class UnitOfWork {
     const { marker, markerDatabase, fences = [] } = this.#options;
     const markerHome = markerDatabase ?? home;
     if (marker !== undefined && marker !== null) part(markerHome).markers.push(marker);
+    if (this.#keys.length > 0) part(home).keys.push(...this.#keys);
     if (parts.size === 0 && appends.length === 0) return committed;
 
     await this.#commitParts(parts, { appends, home, oneDatabase, markerHome, fences });
@@ -393,6 +402,7 @@ export class UnitOfWork {
         markers: [],
         appends: [],
         fences: name === home ? fences : [],
+        keys: part?.keys ?? [],
         ...extra,
       };
     };
@@ -418,7 +428,8 @@ export class UnitOfWork {
         appends: name === home && appendsHere ? appends : [],
         markers: name === last && name === markerHome ? markers : [],
       });
-      if (here.rows.length + here.outbox.length + here.appends.length + here.markers.length > 0) await database(name).commit(here);
+      const writes = [here.rows, here.outbox, here.appends, here.markers, here.keys ?? []];
+      if (writes.some((part) => part.length > 0)) await database(name).commit(here);
     }
     if (markers.length > 0 && last !== markerHome) {
       await database(markerHome).commit({ rows: [], appends: [], outbox: [], markers, fences: markerHome === home ? fences : [] });

@@ -96,6 +96,14 @@ export interface ProcessedMarker {
   readonly handler: string;
 }
 
+/** An idempotency key of this database whose command is stored with this commit (rulings 14). */
+export interface SucceededKey {
+  readonly key: string;
+  /** A JSON value, as `Idempotency.succeed` takes it. */
+  readonly result: unknown;
+  readonly ttl_ms: number;
+}
+
 /** Everything that one unit of work writes into one database, applied in one transaction or not at all. */
 export interface CommitSet {
   readonly rows: readonly RowWrite[];
@@ -105,6 +113,8 @@ export interface CommitSet {
   readonly markers: readonly ProcessedMarker[];
   /** Leases that must still be held (rulings 25); only leases of this database. */
   readonly fences: readonly Lease[];
+  /** Entries of this database's `idempotency`; what `succeed` would write, in this transaction. */
+  readonly keys?: readonly SucceededKey[];
 }
 
 /** Another run of the same message was faster: its marker is there already, nothing was changed. */
@@ -128,7 +138,7 @@ export class LeaseLostError extends ProteanError {
  * transaction.
  *
  * Contract, checked by `test/conformance/database.ts`:
- * - `commit` applies all of its set or nothing; order: fences, appends, rows in the given order, markers, outbox;
+ * - `commit` applies all of its set or nothing; order: fences, appends, rows in the given order, markers, keys, outbox;
  * - it waits for other writers without blocking the loop, at most 5 s, then throws ConnectionError (transient);
  * - conflicts throw ExpectedVersionError `Wrong expected version: <n> (Aggregate: <Element>(<id>), Version: <m>)`, a marker that exists
  *   AlreadyProcessedError, a lost lease LeaseLostError, a unique violation ValidationError naming the column;

@@ -323,6 +323,16 @@ export function databaseConformance(name: string, factory: () => Promise<Databas
         expect(await database.isProcessed([{ messageId: "cause", handler: "H.on" }])).toEqual([true]);
       });
 
+      test("an idempotency key is noted with the commit, and not without it (rulings 14)", async () => {
+        const noted = (key: string) => ({ key, result: { accepted: true }, ttl_ms: 60_000 });
+        await database.commit({ ...EMPTY, rows: [account("a")], keys: [noted("first")] });
+        expect(await database.idempotency.get("first")).toEqual({ state: "success", result: { accepted: true } });
+        await expect(database.commit({ ...EMPTY, rows: [account("a")], keys: [noted("second")] })).rejects.toBeInstanceOf(
+          ExpectedVersionError,
+        );
+        expect(await database.idempotency.get("second")).toBeNull();
+      });
+
       test("an append that conflicts undoes all", async () => {
         if (under.eventStore === null) return;
         await under.eventStore.append([append("acc-a")]);

@@ -1,5 +1,7 @@
 import { parseJson, toJsonText, type WireValue } from "../../messages/json.ts";
+import type { SucceededKey } from "../../ports/database.ts";
 import type { Idempotency, IdempotencyEntry } from "../../ports/idempotency.ts";
+import type { Connection } from "./connection.ts";
 import type { SqliteFile } from "./file.ts";
 
 /** Entries that ran out are swept a few at a time, so that no call pays for many. */
@@ -45,8 +47,8 @@ export class SqliteIdempotency implements Idempotency {
     });
   }
 
-  async succeed(key: string, result: unknown, ttl_ms: number): Promise<void> {
-    await this.#put(key, `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`, ttl_ms);
+  succeed(key: string, result: unknown, ttl_ms: number): Promise<void> {
+    return this.#file.writeDurably((connection) => writeSucceeded(connection, { key, result, ttl_ms }, this.#file.clock.now_ms()));
   }
 
   fail(key: string, ttl_ms: number): Promise<void> {
@@ -67,6 +69,12 @@ export class SqliteIdempotency implements Idempotency {
       connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", key, value, this.#file.clock.now_ms() + ttl_ms);
     });
   }
+}
+
+/** Part of a transaction: the key's command is stored. */
+export function writeSucceeded(connection: Connection, { key, result, ttl_ms }: SucceededKey, now_ms: number): void {
+  const value = `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`;
+  connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", key, value, now_ms + ttl_ms);
 }
 
 function entryOf(text: string): IdempotencyEntry {

@@ -170,6 +170,17 @@ describe("idempotency keys", () => {
     ).rejects.toBeInstanceOf(DuplicateCommandError);
   });
 
+  test("the key of an async command is noted in the command's own transaction: a kill right after it leaves no second command (rulings 14)", async () => {
+    const { domain, on, MakeDeposit } = await banking();
+    const { idempotency } = domain.stores;
+    if (idempotency === null) throw new Error("keys are kept in the database here");
+    idempotency.succeed = () => Promise.reject(new Error("the process died before this"));
+    const send = (): Promise<unknown> => domain.process(new MakeDeposit({ accountId: "A1", amount: 1 }), { idempotencyKey: "k" });
+    const first = await send();
+    expect(await send()).toEqual(first);
+    expect(await stored(on, "MakeDeposit")).toHaveLength(1);
+  });
+
   test("a second run at once gets the first one's result", async () => {
     const { domain, on, OpenAccount } = await banking();
     const send = () => domain.process(new OpenAccount({ holder: "Ann", deposit: 1 }), { idempotencyKey: "k", asynchronous: false });
