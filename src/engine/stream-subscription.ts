@@ -1006,7 +1006,8 @@ export class StreamSubscription implements Service {
   async #tick(): Promise<void> {
     this.#cameRound_ms = this.#clock.monotonic_ms();
     if (this.#phase === "standby") this.#options.activity.empty(this.name, null);
-    if (this.#phase !== "running") return;
+    // Without the lease another engine may be reading: whatever we took would be taken from it.
+    if (this.#phase !== "running" || this.#claimedAway()) return;
     if (this.#held.size > 0) await this.#refresh();
     if (this.#clock.monotonic_ms() >= this.#takeoverDue_ms) await this.#takeOver(false);
     else this.#pump();
@@ -1059,7 +1060,7 @@ export class StreamSubscription implements Service {
 
   /** A notice came: somebody drained or died, or something is to be replayed. */
   #lookAround(): void {
-    if (this.#phase === "running") void this.#takeOver(false);
+    if (this.#phase === "running" && !this.#claimedAway()) void this.#takeOver(false);
   }
 
   async #takeOver(entering: boolean): Promise<void> {
@@ -1141,7 +1142,7 @@ export class StreamSubscription implements Service {
   }
 
   #roomForBatch(): Promise<boolean> {
-    if (this.#phase !== "running") return Promise.resolve(false);
+    if (this.#phase !== "running" || this.#claimedAway()) return Promise.resolve(false);
     if (this.#queue.unstarted <= this.#batch && !this.#isHeld()) return Promise.resolve(true);
     return new Promise((resolve) => this.#roomWaiters.push(resolve));
   }
@@ -1150,7 +1151,7 @@ export class StreamSubscription implements Service {
     if (this.#roomWaiters.length === 0 || (this.#phase === "running" && this.#isHeld())) return;
     const waiting = this.#roomWaiters;
     this.#roomWaiters = [];
-    for (const resolve of waiting) resolve(this.#phase === "running");
+    for (const resolve of waiting) resolve(this.#phase === "running" && !this.#claimedAway());
   }
 
   async #openReplay(): Promise<void> {

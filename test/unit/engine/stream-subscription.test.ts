@@ -568,6 +568,33 @@ describe("the group", () => {
     await clock.advance(10_000);
     expect(ran).toEqual(["one:A1", "one:A2", "two:A3"]);
   });
+
+  test("an engine without its lease takes nothing from the one that has it, even if nobody told it", async () => {
+    const { engine, publish, pending, beat, clock } = await setup();
+    const ran: string[] = [];
+    const slow = gate();
+    const first = await engine((name) => ran.push(`one:${name}`), { settings: { shared: false } });
+    const releasing = first.keeper.stop();
+    await clock.advance(1_000);
+    await releasing;
+    const second = await engine(
+      async (name) => {
+        ran.push(`two:${name}`);
+        await slow.opened;
+      },
+      { settings: { shared: false } },
+    );
+    await publish(messageText("A", 1), messageText("A", 2));
+    for (let round = 0; round < 10; round += 1) {
+      await clock.advance(2_500);
+      await beat();
+    }
+    expect(ran).toEqual(["two:A1"]);
+    expect(new Set((await pending()).map((entry) => entry.consumer))).toEqual(new Set([second.consumer]));
+    slow.open();
+    await clock.settle();
+    expect(ran).toEqual(["two:A1", "two:A2"]);
+  });
 });
 
 describe("stopping", () => {
