@@ -114,7 +114,7 @@ export async function openStores(
     });
     const idempotency = openIdempotency(config, databases, tools, closers);
     let closed = false;
-    return {
+    const stores: ConnectedStores = {
       config,
       counters,
       settings: domainSettings(config),
@@ -135,10 +135,23 @@ export async function openStores(
         }
       },
     };
+    return await armed(stores);
   } catch (error) {
     await Promise.allSettled(closers.map((close) => close()));
     throw error;
   }
+}
+
+/** For crash tests only: with PROTEAN_CRASH_AT the process dies at the point it names. */
+async function armed(stores: ConnectedStores): Promise<ConnectedStores> {
+  const point = environmentVariables()["PROTEAN_CRASH_AT"];
+  if (point === undefined || point === "") return stores;
+  const [{ parseCrashPoint, withCrashPoints }, { endAsKilled }] = await Promise.all([
+    import("./crash-points.ts"),
+    import("../runtime/crash.ts"),
+  ]);
+  stores.log.warning("crash_point.armed", { point });
+  return withCrashPoints(stores, parseCrashPoint(point, endAsKilled));
 }
 
 function redisTuning(broker: Extract<BrokerConfig, { provider: "redis" }>): { readonly options?: { readonly deadline_ms: number } } {

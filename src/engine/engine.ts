@@ -167,7 +167,12 @@ export class Engine {
     this.#log = stores.log.with({ domain: domain.name, engine: instance.id });
     this.#http = instance.http;
     this.#board = options.testMode === true ? new ActivityBoard(stores.clock) : null;
-    this.#keeper = new LeaseKeeper({ owner: instance.id, clock: stores.clock, log: this.#log });
+    this.#keeper = new LeaseKeeper({
+      owner: instance.id,
+      clock: stores.clock,
+      log: this.#log,
+      gone: async () => (await this.#parts.get("default")?.instances.gone()) ?? new Set<string>(),
+    });
     this.#reachability = new Reachability(stores.clock);
     for (const [name, database] of stores.databases) this.#reachability.watch(`database ${name}`, () => database.ping());
     for (const [name, broker] of stores.brokers) this.#reachability.watch(`broker ${name}`, () => broker.ping());

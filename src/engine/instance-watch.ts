@@ -4,6 +4,11 @@ import type { InstanceRecord, Instances } from "../ports/instances.ts";
 /** The list of living instances is asked for at most this often, however many subscriptions want it. */
 const FRESH_ms = 500;
 
+interface Known {
+  readonly alive: ReadonlySet<string>;
+  readonly gone: ReadonlySet<string>;
+}
+
 /** `{Class}-{host}-{pid}-{12 hex}`; the last part is the instance. */
 export function consumerName(className: string, instance: { readonly host: string; readonly pid: number; readonly id: string }): string {
   return `${className}-${instance.host}-${instance.pid}-${instance.id}`;
@@ -23,7 +28,7 @@ export class InstanceWatch {
   readonly #clock: Clock;
   readonly #own: InstanceRecord;
   readonly #processExists: (pid: number) => boolean;
-  #asked: { readonly at_ms: number; readonly answer: Promise<ReadonlySet<string>> } | null = null;
+  #asked: { readonly at_ms: number; readonly answer: Promise<Known> } | null = null;
 
   constructor(options: {
     readonly instances: Instances;
@@ -42,7 +47,16 @@ export class InstanceWatch {
   }
 
   /** Ids of the living, ours among them. */
-  alive(): Promise<ReadonlySet<string>> {
+  async alive(): Promise<ReadonlySet<string>> {
+    return (await this.#known()).alive;
+  }
+
+  /** Ids of those that surely ended: their record is still there, their process isn't. */
+  async gone(): Promise<ReadonlySet<string>> {
+    return (await this.#known()).gone;
+  }
+
+  #known(): Promise<Known> {
     const now_ms = this.#clock.monotonic_ms();
     if (this.#asked !== null && now_ms - this.#asked.at_ms < FRESH_ms) return this.#asked.answer;
     const answer = this.#ask();
@@ -53,10 +67,11 @@ export class InstanceWatch {
     return answer;
   }
 
-  async #ask(): Promise<ReadonlySet<string>> {
-    const ids = new Set([this.#own.id]);
-    for (const record of await this.#instances.alive()) if (!this.#isGone(record)) ids.add(record.id);
-    return ids;
+  async #ask(): Promise<Known> {
+    const alive = new Set([this.#own.id]);
+    const gone = new Set<string>();
+    for (const record of await this.#instances.alive()) (this.#isGone(record) ? gone : alive).add(record.id);
+    return { alive, gone };
   }
 
   #isGone(record: InstanceRecord): boolean {

@@ -2,7 +2,10 @@ import type { Clock } from "../ports/clock.ts";
 import type { Lease, Leases } from "../ports/leases.ts";
 import type { Log } from "../ports/log.ts";
 
-/** A lease lives this long without renewal. With `TICK_ms` it bounds the takeover from a dead owner to 9 s (rulings 8: 10 s). */
+/**
+ * A lease lives this long without renewal. With `TICK_ms` it bounds the takeover from a dead owner to 9 s (rulings 8: 10 s); from one that is known to be
+ * dead the lease is taken at once.
+ */
 const TTL_ms = 7_000;
 /** Held leases are renewed and missing ones asked for this often. */
 const TICK_ms = 2_000;
@@ -36,7 +39,7 @@ interface Claim extends Omit<LeaseClaim, "tried"> {
 /**
  * Keeps all leases of one engine: renews what is held in one round trip per store, asks for what is missing.
  *
- * waiting   the lease is somebody else's, or the store is away; asked for every `TICK_ms`
+ * waiting   the lease is somebody else's, or the store is away; asked for every `TICK_ms`, and taken from an owner whose process has ended
  * held      renewed every `TICK_ms`; ends when a renewal answers without it or `TTL_ms − MARGIN_ms` passed since the last good one
  * released  given up; never asked for again
  */
@@ -44,15 +47,24 @@ export class LeaseKeeper {
   readonly #owner: string;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #gone: () => Promise<ReadonlySet<string>>;
   readonly #claims = new Set<Claim>();
   #cancelTick: (() => void) | null = null;
   #ticking: Promise<void> | null = null;
+  #looking = false;
   #stopped = false;
 
-  constructor(options: { readonly owner: string; readonly clock: Clock; readonly log: Log }) {
+  /** @param options.gone owners that surely ended (InstanceWatch); default: nobody is known to have */
+  constructor(options: {
+    readonly owner: string;
+    readonly clock: Clock;
+    readonly log: Log;
+    readonly gone?: () => Promise<ReadonlySet<string>>;
+  }) {
     this.#owner = options.owner;
     this.#clock = options.clock;
     this.#log = options.log;
+    this.#gone = options.gone ?? (() => Promise.resolve(new Set<string>()));
   }
 
   /** Asks for a lease now and keeps asking; `lease` of the answer is null until it is ours. */
@@ -144,7 +156,10 @@ export class LeaseKeeper {
     } catch {
       return; // the store is away; its own service reports that, and the next tick asks again
     }
-    if (lease === null) return;
+    if (lease === null) {
+      this.#takeFromGone();
+      return;
+    }
     if (!this.#claims.has(claim)) {
       await claim.leases.release([lease]).catch(() => {}); // given up meanwhile; else it runs out by itself
       return;
@@ -154,6 +169,31 @@ export class LeaseKeeper {
     claim.validUntil_ms = asked_ms + TTL_ms - MARGIN_ms;
     this.#log.debug("lease.acquired", { lease: claim.name, generation: lease.generation });
     claim.listener(true);
+  }
+
+  /** Not a part of the tick: whoever knows the dead may be away, and no renewal must wait for that. */
+  #takeFromGone(): void {
+    if (this.#looking || this.#stopped) return;
+    this.#looking = true;
+    this.#releaseGone()
+      .catch(() => {}) // a store is away: the leases run out by themselves
+      .finally(() => {
+        this.#looking = false;
+      });
+  }
+
+  async #releaseGone(): Promise<void> {
+    const gone = await this.#gone();
+    if (gone.size === 0) return;
+    for (const claim of this.#claims) {
+      if (claim.held !== null) continue;
+      const { leases, name } = claim;
+      const left = (await leases.holders(name)).filter((lease) => lease.name === name && gone.has(lease.owner));
+      if (left.length === 0) continue;
+      this.#log.info("lease.owner_gone", { lease: name, owner: left[0]?.owner });
+      await leases.release(left);
+      await this.#acquire(claim);
+    }
   }
 
   #lost(claim: Claim, reason: string): void {
