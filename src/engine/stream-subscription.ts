@@ -263,7 +263,7 @@ export class StreamSubscription implements Service {
     await this.#takeOver(true);
     if (this.#phase !== "running") return;
     this.#options.reader.add(this.#mainSource);
-    this.#log.info("subscription.started", { stream: this.#options.stream, group: this.#options.group, consumer: this.#options.consumer });
+    this.#log.debug("subscription.started", { stream: this.#options.stream, group: this.#options.group, consumer: this.#options.consumer });
   }
 
   /** The lease is lost: the next owner takes all that we hold, so we may write nothing about it. */
@@ -324,7 +324,7 @@ export class StreamSubscription implements Service {
       // What still is pending for us keeps the consumer in being; whoever takes it over removes us.
       if (this.#options.reader.unreachable === null) await broker.removeConsumer(stream, group, consumer).catch(() => false);
     }
-    this.#log.info("subscription.shutdown", { handled: this.#handled });
+    this.#log.debug("subscription.shutdown", { handled: this.#handled });
   }
 
   idleFor_ms(): number {
