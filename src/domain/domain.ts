@@ -540,6 +540,11 @@ export class Domain {
     }
     const stores = await connect({ domainName: this.name, config: this.options.config, databases: this.databasesInUse, role });
     this.useStores(stores);
+    // The embedded database has nobody who sets it up beforehand; others are set up by `protean db setup` (rulings 55).
+    for (const database of stores.databases.values()) {
+      const isEmbedded = database.provider === "sqlite" || database.provider === "memory";
+      if (isEmbedded && (await database.missing()).length > 0) await database.setup();
+    }
     return this;
   }
 

@@ -7,7 +7,7 @@
  *   text                 stands in what ran last
  */
 import { afterEach, expect, test } from "bun:test";
-import { accessSync, constants, cpSync, readdirSync, readFileSync, statSync, symlinkSync } from "node:fs";
+import { accessSync, constants, cpSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { PAGES_WITH_KEYS, withKeys } from "../../scripts/docs.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
@@ -71,7 +71,8 @@ async function follow(page: string, folder: TemporaryFolder): Promise<void> {
     try {
       const [first = ""] = words;
       if (language === "ts" || language === "toml") {
-        folder.write({ [first]: text });
+        mkdirSync(dirname(join(directory, first)), { recursive: true });
+        writeFileSync(join(directory, first), text);
         await runFile(first);
       } else if (language === "text") {
         const plain = (value: string) => value.replace(/[^\S\n]+/g, " ").trim();
