@@ -5,7 +5,7 @@
  * The compiler emits the declarations of src/; every file that the two entries reach becomes an ambient module of its own (`protean/~/domain/domain`),
  * so nothing is merged and no name can clash.
  */
-import { execFileSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
@@ -20,27 +20,28 @@ const INNER = "protean/~/";
 export function builtInTypes(): string {
   const folder = mkdtempSync(join(tmpdir(), "protean-types-"));
   try {
-    const settings = join(root, `tsconfig.types.${process.pid}.json`);
-    try {
-      writeFileSync(
-        settings,
-        JSON.stringify({
-          extends: "./tsconfig.json",
-          compilerOptions: { noEmit: false, declaration: true, emitDeclarationOnly: true, rootDir: join(root, "src"), outDir: folder },
-          include: [],
-          files: Object.values(ENTRIES).map((name) => join(root, "src", `${name}.ts`)),
-        }),
-      );
-      execFileSync(join(root, "node_modules", ".bin", "tsc"), ["-p", settings], {
-        cwd: root,
-        stdio: ["ignore", "pipe", "pipe"],
-        encoding: "utf8",
-      });
-    } catch (error) {
-      const { stdout } = error as { readonly stdout?: string };
-      throw new Error(`the types of "protean" can't be emitted:\n${stdout ?? String(error)}`, { cause: error });
-    } finally {
-      rmSync(settings, { force: true });
+    const settings = join(folder, "tsconfig.json");
+    writeFileSync(
+      settings,
+      JSON.stringify({
+        extends: join(root, "tsconfig.json"),
+        compilerOptions: {
+          noEmit: false,
+          declaration: true,
+          emitDeclarationOnly: true,
+          rootDir: join(root, "src"),
+          outDir: folder,
+          typeRoots: [join(root, "node_modules", "@types")],
+        },
+        include: [],
+        files: Object.values(ENTRIES).map((name) => join(root, "src", `${name}.ts`)),
+      }),
+    );
+    const tsc = join(root, "node_modules", ".bin", "tsc");
+    const { stdout, stderr, error } = spawnSync(tsc, ["-p", settings], { cwd: root, encoding: "utf8" });
+    // Mistakes elsewhere are for `npm run typecheck` to tell; the declarations are written all the same.
+    if (!existsSync(join(folder, "mod.d.ts"))) {
+      throw new Error(`the types of "protean" can't be emitted:\n${stdout ?? ""}${stderr ?? ""}`, { cause: error });
     }
     return bundle(folder);
   } finally {

@@ -54,7 +54,7 @@ export const check: Command = {
         .filter((line) => line !== "")
         .join("\n"),
     );
-    const summary = `${domain.name}: ${project.files.length} files, ${inWords(elements)}, ${inWords(handlers)}; ${errors === 0 ? "no errors" : `${errors} errors`}`;
+    const summary = `${domain.name}: ${project.files.length} ${project.files.length === 1 ? "file" : "files"}, ${inWords(elements)}, ${inWords(handlers)}; ${errors === 0 ? "no errors" : `${errors} errors`}`;
     const data = {
       domain: domain.name,
       config: config.file,

@@ -129,7 +129,7 @@ export async function configOf(
 }
 
 /** The log of this call. `quietly`: only warnings and errors, unless a flag asks for more; for commands that are about their result. */
-export function logOf(values: Values, config: Config, options: { readonly quietly?: boolean } = {}): Log {
+export function logOf(values: Values, config: Config, options: { readonly quietly?: boolean; readonly stacks?: boolean } = {}): Log {
   const asked = levelOf(values);
   const level = asked ?? (options.quietly === true ? "WARNING" : config.logging.level);
   const format = values.text("log-format");
@@ -139,7 +139,7 @@ export function logOf(values: Values, config: Config, options: { readonly quietl
     redact: config.logging.redact,
   };
   return standardLog(settings, {
-    stacks: values.has("debug") || level === "DEBUG",
+    stacks: options.stacks === true || values.has("debug") || level === "DEBUG",
     colour: terminal("stderr", { noColour: values.has("no-color") }).colour,
   });
 }

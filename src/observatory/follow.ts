@@ -96,6 +96,8 @@ export class Follower {
   readonly #traces: Broker | null;
   readonly #correlations = new Set<string>();
   readonly #nodes = new Map<string, Node>();
+  /** Entries that have no correlation id of their own: what they cause names them. */
+  readonly #foreign = new Set<string>();
   readonly #memoryStore: boolean;
   #position = 0;
   #trace = "0-0";
@@ -129,6 +131,7 @@ export class Follower {
     readonly stream: string;
     readonly entryId: string;
   }): void {
+    if (message.id === message.entryId) this.#foreign.add(message.id);
     this.#node(message.id, message.type, message.stream, null).entries.push({
       broker: message.broker,
       stream: message.stream,
@@ -191,17 +194,26 @@ export class Follower {
     return node;
   }
 
+  /** Of a correlation id of ours, or caused by a foreign entry of ours: then its correlation id is ours from now on. */
+  #isOurs(correlationId: string | null, causationId: string | null): boolean {
+    if (correlationId !== null && this.#correlations.has(correlationId)) return true;
+    if (causationId === null || !this.#foreign.has(causationId)) return false;
+    if (correlationId !== null) this.#correlations.add(correlationId);
+    return true;
+  }
+
   async #readStore(): Promise<void> {
     for (;;) {
       const rows = await this.#options.store.readCategory(ALL_STREAMS, this.#position, PAGE);
       for (const row of rows) {
         this.#position = Math.max(this.#position, row.globalPosition + 1);
         // The text is looked at before it is parsed: most rows are of other chains.
-        if (row.metadata === null || ![...this.#correlations].some((id) => row.metadata?.includes(id) === true)) continue;
+        const { metadata: text } = row;
+        if (text === null || ![...this.#correlations, ...this.#foreign].some((id) => text.includes(id))) continue;
         try {
           const { metadata, id, type } = decodeRow({ ...row, dataText: row.data, metadataText: row.metadata });
           const { correlation_id, causation_id } = metadata.domain;
-          if (id === null || correlation_id === null || !this.#correlations.has(correlation_id)) continue;
+          if (id === null || !this.#isOurs(correlation_id, causation_id)) continue;
           const node = this.#node(id, type, row.stream, causation_id);
           node.globalPosition = row.globalPosition;
           node.stream = row.stream;
@@ -222,7 +234,7 @@ export class Follower {
         for (let after: string | undefined; ; ) {
           const rows = await outbox.list({ status, limit: PAGE, ...(after === undefined ? {} : { after }) });
           for (const row of rows) {
-            if (row.correlationId === null || !this.#correlations.has(row.correlationId)) continue;
+            if (!this.#isOurs(row.correlationId, row.causationId)) continue;
             ids.add(row.messageId);
             this.#node(row.messageId, row.type, row.streamName, row.causationId);
           }
@@ -259,10 +271,7 @@ export class Follower {
       throw error;
     }
     const { correlation_id: correlation, message_id: id } = trace;
-    const isOurs = correlation !== null && this.#correlations.has(correlation);
-    if (!isOurs && !this.#nodes.has(id)) return;
-    // A foreign payload has no correlation id before its subscriber gives it one.
-    if (correlation !== null) this.#correlations.add(correlation);
+    if (!this.#isOurs(correlation, trace.causation_id) && !this.#nodes.has(id)) return;
     const node = this.#node(id, trace.message_type, trace.stream, trace.causation_id);
     if (trace.event === "outbox.published") {
       const entryId = (trace.metadata as { readonly entry_id?: unknown }).entry_id;
@@ -299,6 +308,7 @@ export class Follower {
           ? await this.#hasPassed(subscription, node)
           : await this.#hasSettled(subscription, node, category);
       if (!isDone) open.push(subscription.handlers.join(", "));
+      else if (isSubscribers && node.entries.length > 0) noteSubscribers(node, subscription);
     }
     for (const { handler, state } of node.runs.values()) if (state === "running" && !open.includes(handler)) open.push(handler);
     return open;
@@ -346,6 +356,13 @@ export class Follower {
 /** Traces of other writers may have any number of decimals. */
 function rounded(duration_ms: number | null): number | null {
   return duration_ms === null ? null : Math.round(duration_ms * 100) / 100;
+}
+
+/** The engine traces no runs of subscribers; of a settled entry without a dead letter they are known to have ended well. */
+function noteSubscribers(node: Node, { handlers }: FollowedSubscription): void {
+  for (const handler of handlers) {
+    if (!node.runs.has(handler)) node.runs.set(handler, { handler, state: "completed", attempts: 1, duration_ms: null, error: null });
+  }
 }
 
 function endedIn(node: Node, subscription: FollowedSubscription): boolean {

@@ -116,7 +116,7 @@ function inLine(value: unknown): string {
 function cleanFields(fields: LogFields | undefined, redact: ReadonlySet<string>, stacks: boolean): Record<string, unknown> {
   const clean: Record<string, unknown> = Object.create(null);
   for (const [key, value] of Object.entries(fields ?? {})) {
-    if (value === undefined) continue;
+    if (value === undefined || (!stacks && /(^|_)stack$/.test(key))) continue;
     if (value instanceof Error) {
       clean[key] = cleanText(`${value.name}: ${value.message}`);
       if (stacks && value.stack !== undefined) clean[`${key}_stack`] = maskUrl(value.stack);
