@@ -11,6 +11,8 @@ const QUEUE_MAX = 10_000;
 const WRITE_MAX = 1_000;
 /** After a failed write. */
 const PAUSE_ms = 1_000;
+/** Without a trace stream: how often we look whether somebody listens on the channel. */
+const ASK_ms = 2_000;
 /** `close` waits this long for the last ones. */
 const CLOSE_ms = 300;
 
@@ -34,8 +36,10 @@ export class TraceWriter implements Telemetry {
   #writing: Promise<void> | null = null;
   #failing = false;
   #closed = false;
-  /** Events of one millisecond share their timestamp's text. */
-  #stamp = { at_ms: -1, text: "" };
+  /** Somebody listens on the broker's channel; true until we know better. */
+  #isListened = true;
+  #askedAt_ms = 0;
+  #asking = false;
 
   /** @param options.broker where traces go; null = nowhere, only listeners of this process get them */
   constructor(options: {
@@ -56,11 +60,35 @@ export class TraceWriter implements Telemetry {
     this.#log = options.log;
   }
 
+  /** With nothing kept and nobody there events aren't even built; who begins to listen on the channel gets them after 2 s. */
+  get isTracing(): boolean {
+    if (this.#closed) return false;
+    return this.#listeners.size > 0 || this.#isWritten();
+  }
+
+  #isWritten(): boolean {
+    if (this.#broker === null) return false;
+    if (this.#retention_days > 0 || this.#isListened) return true;
+    if (!this.#asking && this.#clock.monotonic_ms() - this.#askedAt_ms >= ASK_ms) void this.#ask(this.#broker);
+    return false;
+  }
+
+  async #ask(broker: Broker): Promise<void> {
+    this.#asking = true;
+    try {
+      this.#isListened = await broker.writeTraces(this.#domain, [], this.#retention_days);
+    } catch {
+      // It is away; asked again.
+    }
+    this.#askedAt_ms = this.#clock.monotonic_ms();
+    this.#asking = false;
+  }
+
   trace(event: TraceEvent): void {
-    if (this.#closed || (this.#broker === null && this.#listeners.size === 0)) return;
-    const stamped: StampedEvent = { ...event, timestamp: this.#timestamp() };
+    if (!this.isTracing) return;
+    const stamped: StampedEvent = { ...event, timestamp: isoOfEpoch(this.#clock.now_ms()) };
     for (const listener of this.#listeners) listener(stamped);
-    if (this.#broker === null) return;
+    if (this.#broker === null || !this.#isWritten()) return;
     this.#queue.push(stamped);
     if (this.#queue.length > QUEUE_MAX) {
       const dropped = this.#queue.length - QUEUE_MAX + WRITE_MAX;
@@ -101,7 +129,8 @@ export class TraceWriter implements Telemetry {
       const events = this.#queue.length <= WRITE_MAX ? this.#queue : this.#queue.slice(0, WRITE_MAX);
       this.#queue = this.#queue.length <= WRITE_MAX ? [] : this.#queue.slice(WRITE_MAX);
       try {
-        await broker.writeTraces(this.#domain, events, this.#retention_days);
+        this.#isListened = await broker.writeTraces(this.#domain, events, this.#retention_days);
+        this.#askedAt_ms = this.#clock.monotonic_ms();
         this.#failing = false;
       } catch (error) {
         this.counters.count("protean_traces_dropped_total", undefined, events.length);
@@ -112,11 +141,5 @@ export class TraceWriter implements Telemetry {
       }
     }
     this.#writing = null;
-  }
-
-  #timestamp(): string {
-    const now_ms = this.#clock.now_ms();
-    if (now_ms !== this.#stamp.at_ms) this.#stamp = { at_ms: now_ms, text: isoOfEpoch(now_ms) };
-    return this.#stamp.text;
   }
 }

@@ -95,8 +95,16 @@ function two(value: number): string {
 export function isoOfEpoch(epoch_ms: number): string {
   const epoch_us = Math.round(epoch_ms * 1000);
   const microsecond = ((epoch_us % 1e6) + 1e6) % 1e6;
-  return formatDateTime({ epoch_ms: Math.floor(epoch_us / 1000), microsecond, offset_minutes: 0 });
+  const epoch_s = (epoch_us - microsecond) / 1e6;
+  if (epoch_s !== lastSecond.epoch_s) {
+    const text = formatDateTime({ epoch_ms: epoch_s * 1000, microsecond: 0, offset_minutes: null });
+    lastSecond = { epoch_s, text };
+  }
+  return microsecond === 0 ? `${lastSecond.text}+00:00` : `${lastSecond.text}.${String(microsecond).padStart(6, "0")}+00:00`;
 }
+
+/** Most calls are for now: those of one second share its text. */
+let lastSecond = { epoch_s: Number.NaN, text: "" };
 
 /** UTC in Python's form with its microseconds, on a day that every such month has: nothing to change. (29 February and microsecond 0 aren't among them.) */
 const IN_FORM =

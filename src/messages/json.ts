@@ -376,14 +376,14 @@ export function compareCodePoints(left: string, right: string): number {
   return (left.codePointAt(at) ?? 0) - (right.codePointAt(at) ?? 0);
 }
 
-const NOT_PLAIN = /[\u007f-\uffff]/g;
-const HAS_NOT_PLAIN = /[\u007f-\uffff]/;
+const PLAIN = /^[\x20\x21\x23-\x5b\x5d-\x7e]*$/;
+const NOT_ASCII = /[\u007f-\uffff]/g;
 
 /** A JSON string as Python writes it: everything outside U+0020 to U+007E as `\uXXXX` in lower-case hex, the usual short escapes. */
 export function pythonString(value: string): string {
-  const text = JSON.stringify(value);
-  if (!HAS_NOT_PLAIN.test(text)) return text;
-  return text.replace(NOT_PLAIN, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  // Nearly all strings are plain; looking takes a tenth of the time that writing does.
+  if (PLAIN.test(value)) return `"${value}"`;
+  return JSON.stringify(value).replace(NOT_ASCII, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 /**

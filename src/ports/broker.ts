@@ -182,8 +182,11 @@ export interface Broker {
    * while a read is under way reads once more. A lost call is made up by the reader's own polling.
    */
   wakeups(wake: (stream: string) => void): Wakeups;
-  /** Writes trace events (wire-format §12), one pipeline; failures are dropped. `domain` is the raw domain name. */
-  writeTraces(domain: string, events: readonly (TraceEvent & { readonly timestamp: string })[], retention_days: number): Promise<void>;
+  /**
+   * Writes trace events (wire-format §12) in one go; failures are dropped. `domain` is the raw domain name. Answers whether somebody listens on the
+   * channel of traces, as far as known; with no events it only finds that out.
+   */
+  writeTraces(domain: string, events: readonly (TraceEvent & { readonly timestamp: string })[], retention_days: number): Promise<boolean>;
 
   /** @throws ConnectionError when it doesn't answer in time; else the server's version. */
   ping(): Promise<string>;

@@ -23,6 +23,8 @@ export type Labels = Readonly<Record<string, string>>;
  * Trace events are collected and written in one pipeline per turn of the loop.
  */
 export interface Telemetry {
+  /** False while nobody wants trace events: callers then need not build them. Left out means true. */
+  readonly isTracing?: boolean;
   trace(event: TraceEvent): void;
   /** Adds to a counter. */
   count(name: string, labels?: Labels, by?: number): void;

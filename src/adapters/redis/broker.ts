@@ -293,7 +293,7 @@ export class RedisBroker implements Broker {
     return this.#waker.open(wake);
   }
 
-  writeTraces(domain: string, events: readonly (TraceEvent & { readonly timestamp: string })[], retention_days: number): Promise<void> {
+  writeTraces(domain: string, events: readonly (TraceEvent & { readonly timestamp: string })[], retention_days: number): Promise<boolean> {
     return this.#traces.write(domain, events, retention_days);
   }
 

@@ -40,6 +40,18 @@ while at <= #ARGV do
 end
 return ids`);
 
+/**
+ * Adds trace events, publishes them when somebody listens, and removes what is too old; one command for hundreds of events, with no answer for each.
+ * KEYS: stream. ARGV: least id that is kept or nothing for no stream, channel or nothing, the events.
+ */
+export const TRACE = script(`
+local oldest, channel = ARGV[1], ARGV[2]
+for at = 3, #ARGV do
+  if oldest ~= '' then redis.call('XADD', KEYS[1], '*', 'data', ARGV[at]) end
+  if channel ~= '' then redis.call('PUBLISH', channel, ARGV[at]) end
+end
+if oldest ~= '' then redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest) end`);
+
 /** KEYS: stream, dead-letter stream. ARGV: group, id, name, value, … */
 export const DEAD_LETTER = script(`
 local letter = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))

@@ -2,8 +2,9 @@ import type { WireObject } from "../../messages/json.ts";
 import { encodeTraceEvent, TRACE_CHANNEL, TRACE_STREAM } from "../../messages/trace-event.ts";
 import type { Clock } from "../../ports/clock.ts";
 import type { TraceEvent } from "../../ports/telemetry.ts";
-import type { Connection, Request } from "./connection.ts";
+import type { Argument, Connection } from "./connection.ts";
 import { listOf, numberOf } from "./replies.ts";
+import { TRACE } from "./scripts.ts";
 
 const DAY_ms = 86_400_000;
 /** How often we ask whether somebody listens. */
@@ -21,26 +22,24 @@ export class Traces {
     this.#clock = clock;
   }
 
-  async write(domain: string, events: readonly (TraceEvent & { readonly timestamp: string })[], retention_days: number): Promise<void> {
-    if (events.length === 0) return;
+  /** Answers whether somebody listens on the channel, asked at most every 2 s. */
+  async write(domain: string, events: readonly (TraceEvent & { readonly timestamp: string })[], retention_days: number): Promise<boolean> {
     try {
-      const texts = events.map((event) => textOf(domain, event));
-      const oldest_ms = Math.max(0, Math.floor(this.#clock.now_ms() - retention_days * DAY_ms));
-      const requests: Request[] = [];
-      const asks = this.#clock.monotonic_ms() - this.#asked_ms >= ASK_ms;
-      if (asks) {
+      if (this.#clock.monotonic_ms() - this.#asked_ms >= ASK_ms) {
         this.#asked_ms = this.#clock.monotonic_ms();
         const reply = listOf(await this.#connection.call("pubsub", ["NUMSUB", TRACE_CHANNEL]));
         this.#listened = numberOf(reply[1]) > 0;
       }
-      for (const text of texts) {
-        if (retention_days > 0) requests.push({ name: "xadd", args: [TRACE_STREAM, "MINID", "~", oldest_ms, "*", "data", text] });
-        if (this.#listened) requests.push({ name: "publish", args: [TRACE_CHANNEL, text] });
+      if (events.length > 0 && (retention_days > 0 || this.#listened)) {
+        const oldest_ms = Math.max(0, Math.floor(this.#clock.now_ms() - retention_days * DAY_ms));
+        const args: Argument[] = [retention_days > 0 ? oldest_ms : "", this.#listened ? TRACE_CHANNEL : ""];
+        for (const event of events) args.push(textOf(domain, event));
+        await this.#connection.run(TRACE, [TRACE_STREAM], args);
       }
-      await this.#connection.pipeline(requests);
     } catch {
       // Dropped: the engine's own counters don't depend on traces, and the connection logs its own loss.
     }
+    return this.#listened;
   }
 }
 

@@ -472,8 +472,16 @@ export class SqliteBroker implements Broker {
     domain: string,
     events: readonly (TraceEvent & { readonly timestamp: string })[],
     retention_days: number,
+  ): Promise<boolean> {
+    if (events.length > 0 && retention_days > 0) await this.#addTraces(domain, events, retention_days);
+    return false; // There is no channel.
+  }
+
+  async #addTraces(
+    domain: string,
+    events: readonly (TraceEvent & { readonly timestamp: string })[],
+    retention_days: number,
   ): Promise<void> {
-    if (events.length === 0 || retention_days <= 0) return;
     try {
       const entries = events.flatMap((event) => {
         const data = traceText(domain, event);

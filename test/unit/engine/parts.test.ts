@@ -132,6 +132,45 @@ describe("traces and counters", () => {
     expect(counters.total("protean_traces_dropped_total")).toBe(1);
   });
 
+  test("with no trace stream and nobody listening no events are built; who begins to listen gets them after 2 s", async () => {
+    const clock = new ManualClock();
+    let isListened = false;
+    const calls: number[] = [];
+    const broker = {
+      writeTraces: async (_domain: string, events: readonly unknown[]) => {
+        calls.push(events.length);
+        return isListened;
+      },
+    } as unknown as Broker;
+    const writer = new TraceWriter({ broker, domain: "Bank", retention_days: 0, counters: new Counters(), clock, log: silentLog });
+    const trace = () => writer.trace({ event: "e", stream: "s", message_id: "m", message_type: "t", status: "ok" });
+    expect(writer.isTracing).toBe(true); // not asked yet
+    trace();
+    await clock.settle();
+    expect(writer.isTracing).toBe(false);
+    trace();
+    await clock.settle();
+    expect(calls).toEqual([1]);
+
+    isListened = true;
+    await clock.advance(2_000);
+    expect(writer.isTracing).toBe(false);
+    await clock.settle();
+    expect(writer.isTracing).toBe(true);
+    trace();
+    await clock.settle();
+    expect(calls).toEqual([1, 0, 1]);
+
+    isListened = false;
+    trace();
+    await clock.settle();
+    expect(writer.isTracing).toBe(false);
+    const stop = writer.listen(() => {});
+    expect(writer.isTracing).toBe(true);
+    stop();
+    expect(writer.isTracing).toBe(false);
+  });
+
   test("counters add up by labels, histograms by bucket, and series are bounded", () => {
     const counters = new Counters();
     counters.count("c", { type: "A", status: "ok" });

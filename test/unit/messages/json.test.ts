@@ -124,7 +124,9 @@ describe("canonical text", () => {
         } catch {
           valid = false;
         }
-        if (valid) expect(JSON.parse(canonicalTextOf(text))).toEqual(JSON.parse(text));
+        // Python has no integer -0.
+        const withoutMinusZero = (_key: string, value: unknown) => (value === 0 ? 0 : value);
+        if (valid) expect(JSON.parse(canonicalTextOf(text))).toEqual(JSON.parse(text, withoutMinusZero));
         else expect(() => canonicalTextOf(text)).toThrow(DeserializationError);
       }),
       { numRuns: 3000 },
