@@ -3,6 +3,7 @@ import { afterEach, expect, test } from "bun:test";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
+import { type RedisService, startRedis } from "../support/redis.ts";
 import { endAll, mustRun, type Place, type RunningProgram, rowsOf, run, startProgram, untilRunning } from "../support/running.ts";
 import { until } from "../support/until.ts";
 
@@ -10,17 +11,32 @@ const root = join(import.meta.dir, "..", "..");
 const LIMIT_ms = 90_000;
 const SETTLED_ms = 40_000;
 const folders: TemporaryFolder[] = [];
+const services: RedisService[] = [];
 
 afterEach(async () => {
   await endAll();
   for (const folder of folders.splice(0)) folder.remove();
+  for (const service of services.splice(0)) await service.stop();
 });
 
-function bank(): Place & { readonly folder: TemporaryFolder } {
+type Bank = Place & { readonly folder: TemporaryFolder };
+
+function bank(): Bank {
   const folder = temporaryFolder();
   folders.push(folder);
   cpSync(join(root, "examples", "fidelis", "handlers"), folder.at("handlers"), { recursive: true });
   return { directory: folder.path, folder };
+}
+
+/** The same with a Redis of its own as the broker; everything else stays in the file. */
+async function bankOnRedis(): Promise<Bank> {
+  const redis = await startRedis();
+  services.push(redis);
+  const place = bank();
+  place.folder.write({
+    "domain.toml": `[server]\ndefault_subscription_type = "stream"\n\n[brokers.default]\nprovider = "redis"\nURI = "${redis.url}"\n`,
+  });
+  return place;
 }
 
 const startServer = (place: Place) => untilRunning(startProgram(["server", "--http", "off"], place));
@@ -51,7 +67,7 @@ async function settle(place: Place): Promise<void> {
 }
 
 /** Deposits of 1 each, in turn for each of the accounts, sent by a process of its own. */
-function startDeposits(place: Place & { readonly folder: TemporaryFolder }, accounts: readonly string[], count: number): RunningProgram {
+function startDeposits(place: Bank, accounts: readonly string[], count: number): RunningProgram {
   const lines = Array.from({ length: count }, (_, index) => JSON.stringify({ account_id: accounts[index % accounts.length], amount: 1 }));
   place.folder.write({ "deposits.jsonl": `${lines.join("\n")}\n` });
   return startProgram(["send", "command", "MakeDeposit", "--file", "deposits.jsonl"], place);
@@ -141,54 +157,59 @@ test(
   LIMIT_ms,
 );
 
-test(
-  "two servers on one file share the work, handle no message twice and lose no update",
-  async () => {
-    const place = bank();
-    const servers = [await startServer(place), await startServer(place)];
-    const accounts = ["a", "b", "c", "d", "e"];
-    for (const id of accounts) await sent(place, "OpenAccount", { account_id: id, holder_name: id });
-    const notified = () => servers.map((server) => server.output().split("notification.deposit").length - 1);
-    let deposits = 0;
-    // Until both had something to do.
-    do {
-      const sending = await startDeposits(place, accounts, 200).ended;
-      expect(sending.exitCode).toBe(0);
-      deposits += 200;
-      await until("all deposits are in the projection", async () => total(await summaries(place)) >= deposits, SETTLED_ms);
-    } while (notified().includes(0) && deposits < 1_000);
-    for (const server of servers) expect((await server.end("SIGTERM")).exitCode).toBe(0);
-    await settle(place);
-    const expected = { balance: deposits / accounts.length, count: deposits / accounts.length };
-    expect(await summaries(place)).toEqual(Object.fromEntries(accounts.map((id) => [id, expected])));
-    expect(notified()).not.toContain(0);
-    // The handler that has nothing to tell runs apart by: without a crash it ran once for each.
-    expect(notified().reduce((sum, count) => sum + count)).toBe(deposits);
-    expect(await rowsOf(["dlq", "list"], place)).toEqual([]);
-  },
-  LIMIT_ms,
-);
+for (const [what, make] of [
+  ["file", bank],
+  ["Redis", bankOnRedis],
+] as const) {
+  test(
+    `two servers on one ${what} share the work, handle no message twice and lose no update`,
+    async () => {
+      const place = await make();
+      const servers = [await startServer(place), await startServer(place)];
+      const accounts = ["a", "b", "c", "d", "e"];
+      for (const id of accounts) await sent(place, "OpenAccount", { account_id: id, holder_name: id });
+      const notified = () => servers.map((server) => server.output().split("notification.deposit").length - 1);
+      let deposits = 0;
+      // Until both had something to do.
+      do {
+        const sending = await startDeposits(place, accounts, 200).ended;
+        expect(sending.exitCode).toBe(0);
+        deposits += 200;
+        await until("all deposits are in the projection", async () => total(await summaries(place)) >= deposits, SETTLED_ms);
+      } while (notified().includes(0) && deposits < 1_000);
+      for (const server of servers) expect((await server.end("SIGTERM")).exitCode).toBe(0);
+      await settle(place);
+      const expected = { balance: deposits / accounts.length, count: deposits / accounts.length };
+      expect(await summaries(place)).toEqual(Object.fromEntries(accounts.map((id) => [id, expected])));
+      expect(notified()).not.toContain(0);
+      // The handler that has nothing to tell runs apart by: without a crash it ran once for each.
+      expect(notified().reduce((sum, count) => sum + count)).toBe(deposits);
+      expect(await rowsOf(["dlq", "list"], place)).toEqual([]);
+    },
+    LIMIT_ms,
+  );
 
-test(
-  "when one of two servers is killed the other one ends its work",
-  async () => {
-    const place = bank();
-    const [victim, survivor] = [await startServer(place), await startServer(place)];
-    const accounts = ["a", "b", "c", "d", "e"];
-    for (const id of accounts) await sent(place, "OpenAccount", { account_id: id, holder_name: id });
-    const deposits = 300;
-    const sending = startDeposits(place, accounts, deposits);
-    await until("some deposits are handled", async () => total(await summaries(place)) > 0, SETTLED_ms);
-    await victim.end("SIGKILL");
-    expect((await sending.ended).exitCode).toBe(0);
-    await until("all deposits are in the projection", async () => total(await summaries(place)) >= deposits, SETTLED_ms);
-    expect((await survivor.end("SIGTERM")).exitCode).toBe(0);
-    await settle(place);
-    const expected = { balance: deposits / accounts.length, count: deposits / accounts.length };
-    expect(await summaries(place)).toEqual(Object.fromEntries(accounts.map((id) => [id, expected])));
-  },
-  LIMIT_ms,
-);
+  test(
+    `when one of two servers on one ${what} is killed the other one ends its work`,
+    async () => {
+      const place = await make();
+      const [victim, survivor] = [await startServer(place), await startServer(place)];
+      const accounts = ["a", "b", "c", "d", "e"];
+      for (const id of accounts) await sent(place, "OpenAccount", { account_id: id, holder_name: id });
+      const deposits = 300;
+      const sending = startDeposits(place, accounts, deposits);
+      await until("some deposits are handled", async () => total(await summaries(place)) > 0, SETTLED_ms);
+      await victim.end("SIGKILL");
+      expect((await sending.ended).exitCode).toBe(0);
+      await until("all deposits are in the projection", async () => total(await summaries(place)) >= deposits, SETTLED_ms);
+      expect((await survivor.end("SIGTERM")).exitCode).toBe(0);
+      await settle(place);
+      const expected = { balance: deposits / accounts.length, count: deposits / accounts.length };
+      expect(await summaries(place)).toEqual(Object.fromEntries(accounts.map((id) => [id, expected])));
+    },
+    LIMIT_ms,
+  );
+}
 
 test(
   "a command with a wrong field names it and stores nothing",
