@@ -50,6 +50,7 @@ export const server: Command = {
     ...SERVER_FLAGS,
     workers: { type: "text", hint: "N", description: "Worker processes; only 1 in this version" },
     reload: { type: "boolean", description: "Restart when files change: the same as protean dev" },
+    fresh: { type: "boolean", hidden: true, description: "" },
     supervised: { type: "boolean", hidden: true, description: "" },
     dashboard: { type: "boolean", hidden: true, description: "" },
     "allow-event-store-multiworker": { type: "boolean", hidden: true, description: "", also: ["acknowledge-event-store-risk"] },
@@ -159,7 +160,7 @@ function warn({ output, values }: Invocation, { config, warnings }: OpenProject)
   for (const { level, message, at, suggestion } of findings) {
     const place = at === undefined || message.includes(at) ? "" : `${at}: `;
     // One line each: what was found and what to write (the bank's chapter 8 has four of them).
-    output.hint(`${level}: ${place}${message}${suggestion === undefined ? "" : `. ${suggestion}`}`);
+    output.hint(`${level}: ${place}${message.replace(/\.$/, "")}${suggestion === undefined ? "" : `. ${suggestion}`}`);
   }
 }
 
