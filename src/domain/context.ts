@@ -10,6 +10,7 @@ import { IncorrectUsageError, NoDomainException, UnitOfWorkClosedError } from ".
 import type { Metadata } from "../messages/envelope.ts";
 import type { Log } from "../ports/log.ts";
 import type { Domain } from "./domain.ts";
+import { isTimeOver, type RunLimit } from "./reaction.ts";
 import type { UnitOfWork } from "./unit-of-work.ts";
 
 /**
@@ -53,7 +54,7 @@ export interface Context {
   /** From `processingPriority`, else from the message being handled; null for neither. */
   readonly priority: number | null;
   /** Time limit of the handler that runs; what it does after it is refused (rulings 9). */
-  readonly signal: AbortSignal | null;
+  readonly limit: RunLimit | null;
 }
 
 const storage = new AsyncLocalStorage<Context>();
@@ -69,14 +70,14 @@ export function openContext<R>(domain: Domain, changes: Partial<Omit<Context, "d
   const base: Context =
     outer !== null && outer.domain === domain
       ? outer
-      : { domain, values: {}, unit: null, message: null, correlationId: null, causationId: null, priority: null, signal: null };
+      : { domain, values: {}, unit: null, message: null, correlationId: null, causationId: null, priority: null, limit: null };
   return storage.run({ ...base, ...changes }, fn);
 }
 
 /** Runs `fn` in a context that knows nothing of the one around it. */
 export function isolatedContext<R>(domain: Domain, given: Partial<Omit<Context, "domain">>, fn: () => R): R {
   return storage.run(
-    { domain, values: {}, unit: null, message: null, correlationId: null, causationId: null, priority: null, signal: null, ...given },
+    { domain, values: {}, unit: null, message: null, correlationId: null, causationId: null, priority: null, limit: null, ...given },
     fn,
   );
 }
@@ -119,7 +120,7 @@ export function currentUnitOfWork(): UnitOfWork | null {
 export function requireOpen(context: Context | null, doing: string): void {
   if (context === null) return;
   if (context.unit !== null && !context.unit.isOpen) throw closedError(doing, context.unit.closedBecause);
-  if (context.signal?.aborted === true) throw closedError(doing, "the handler's time was over");
+  if (context.limit !== null && isTimeOver(context.limit)) throw closedError(doing, "the handler's time was over");
 }
 
 export function closedError(doing: string, because: string | null): UnitOfWorkClosedError {

@@ -255,7 +255,7 @@ async function reserve(
   metadata: Metadata,
 ): Promise<Reservation | { readonly result: unknown }> {
   const { clock } = domain.stores;
-  const signal = currentContext()?.signal ?? undefined;
+  const signal = currentContext()?.limit?.signal;
   const { deadline } = metadata.headers;
   const due_ms = deadline === null ? null : (parseDateTime(deadline)?.epoch_ms ?? null);
   const retryKey = `${key}:retry`;

@@ -29,12 +29,22 @@ export interface SubscriptionOptions {
   readonly sourceStream?: string;
 }
 
-/** What the engine tells about one run of a handler. */
-export interface RunContext {
-  /** 1 for the first run. */
-  readonly attempt: number;
+/** When a run's time is over. */
+export interface RunLimit {
   /** Aborts at the time limit, at the command's deadline, or when draining runs out. */
   readonly signal: AbortSignal;
+  /** Whether `signal` has aborted, for those who only look: the engine then needn't make a signal for a handler that never reads it. */
+  readonly isAborted?: boolean;
+}
+
+export function isTimeOver(limit: RunLimit): boolean {
+  return limit.isAborted ?? limit.signal.aborted;
+}
+
+/** What the engine tells about one run of a handler. */
+export interface RunContext extends RunLimit {
+  /** 1 for the first run. */
+  readonly attempt: number;
   readonly workerId: string;
   readonly log: Log;
   /**
@@ -71,6 +81,11 @@ export interface Reaction {
    * @throws what the handler threw; AggregateError when several methods failed
    */
   run(message: DecodedMessage, context: RunContext): Promise<unknown>;
+  /**
+   * The same without a promise where nothing is waited for: throws or returns then, and returns a promise otherwise. The value says nothing. Left
+   * out by reactions that always wait.
+   */
+  begin?(message: DecodedMessage, context: RunContext): unknown;
   /** Subscribers only: `payload` is what the foreign entry held. */
   runPayload(payload: unknown, source: { readonly id: string; readonly stream: string }, context: RunContext): Promise<void>;
   /** The user's `onError`; its own errors are logged and swallowed. */

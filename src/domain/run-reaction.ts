@@ -15,6 +15,7 @@ import { categoryOf, parseType, typeKey } from "../messages/names.ts";
 import { AlreadyProcessedError, type ProcessedMarker } from "../ports/database.ts";
 import { ALL_STREAMS } from "../ports/event-store.ts";
 import type { Lease } from "../ports/leases.ts";
+import type { Log } from "../ports/log.ts";
 import { currentContext, type HandlerContext, isolatedContext, openContext } from "./context.ts";
 import type { Domain } from "./domain.ts";
 import type { ElementMeta } from "./element.ts";
@@ -23,11 +24,11 @@ import { metadataOf, metaOf } from "./instance.ts";
 import { contextValues } from "./message-metadata.ts";
 import { handledBefore, noteHandled } from "./process-command.ts";
 import { runProcessManager } from "./process-manager.ts";
-import type { Acceptance, Reaction, ReactionKind, RunContext, SubscriptionOptions } from "./reaction.ts";
+import type { Acceptance, Reaction, ReactionKind, RunContext, RunLimit, SubscriptionOptions } from "./reaction.ts";
 import type { MethodMeta, ReactionMeta } from "./reactions.ts";
 import { elementOf, genericEvent, readableAs, readMessage } from "./read-message.ts";
 import type { RetryPolicy } from "./stores.ts";
-import { homeDatabase, providerOf, runUnitOfWork, type UnitOptions } from "./unit-of-work.ts";
+import { beginUnitOfWork, homeDatabase, isPromise, providerOf, type UnitOptions } from "./unit-of-work.ts";
 
 /** Errors that are worth another try when transient retry is on and names none. */
 const TRANSIENT = ["ConnectionError", "TimeoutError", "SendError"] as const;
@@ -58,6 +59,8 @@ class RunningReaction implements Reaction {
   readonly #acceptsAny: boolean;
   /** Answers by type string; types come from outside, so their number is bounded. */
   readonly #acceptances = new Map<string, Acceptance>();
+  /** Those for an element, or all that take any message. */
+  readonly #methods = new Map<ElementMeta | null, readonly MethodMeta[]>();
 
   constructor(domain: Domain, meta: ReactionMeta) {
     this.#domain = domain;
@@ -94,39 +97,79 @@ class RunningReaction implements Reaction {
   }
 
   async run(message: DecodedMessage, context: RunContext): Promise<unknown> {
+    return this.#resultOf(await this.begin(message, context));
+  }
+
+  /** Runs the methods for a message that is an instance already, in the present context. */
+  async runInstance(message: object, metadata: Metadata | null, context: RunContext): Promise<unknown> {
+    return this.#resultOf(await this.#beginInstance(message, metadata, context));
+  }
+
+  #resultOf(result: unknown): unknown {
+    return this.kind === "commandHandler" ? result : undefined;
+  }
+
+  begin(message: DecodedMessage, context: RunContext): unknown {
     const { metadata } = message;
-    return isolatedContext(this.#domain, handlingContext(metadata, context.signal), async () => {
+    return isolatedContext(this.#domain, handlingContext(metadata, context), () => {
       if (!sourceFits(this.#meta, metadata)) return undefined;
       const known = readableAs(this.#domain, message.type) !== null;
       const instance =
         known || !this.#acceptsAny || isDeclaredName(this.#domain, message.type)
           ? readMessage(this.#domain, message)
           : genericEvent(message);
-      return this.runInstance(instance, metadata, context);
+      return this.#beginInstance(instance, metadata, context);
     });
   }
 
-  /** Runs the methods for a message that is an instance already, in the present context. */
-  async runInstance(message: object, metadata: Metadata | null, context: RunContext): Promise<unknown> {
+  /** One method without a marker, as nearly all event handlers have, costs no promise unless it waits or writes. */
+  #beginInstance(message: object, metadata: Metadata | null, context: RunContext): unknown {
+    const methods = this.#methodsFor(elementOf(message));
+    const [first] = methods;
+    if (first === undefined) return undefined;
+    const isMarked = context.deliveryKey !== "" && this.#isMarked(methods.length);
+    if (methods.length > 1 || isMarked || this.kind === "commandHandler")
+      return this.#runMethods(methods, isMarked, message, metadata, context);
+    return this.#runWithRetries(first, {
+      message,
+      metadata,
+      context: new MessageContext(this.#domain, message, metadata, context),
+      unit: { limit: context, fences: context.fences },
+      deliveryKey: "",
+    });
+  }
+
+  #methodsFor(element: ElementMeta | null): readonly MethodMeta[] {
+    let methods = this.#methods.get(element);
+    if (methods === undefined) {
+      methods = this.#meta.methods.filter(({ target }) => target !== null && target === element);
+      if (methods.length === 0) methods = this.#meta.methods.filter(({ target }) => target === null);
+      this.#methods.set(element, methods);
+    }
+    return methods;
+  }
+
+  async #runMethods(
+    methods: readonly MethodMeta[],
+    isMarked: boolean,
+    message: object,
+    metadata: Metadata | null,
+    context: RunContext,
+  ): Promise<unknown> {
     const domain = this.#domain;
-    const element = elementOf(message);
-    let methods = this.#meta.methods.filter(({ target }) => target !== null && target === element);
-    if (methods.length === 0) methods = this.#meta.methods.filter(({ target }) => target === null);
-    if (methods.length === 0) return undefined;
     if (this.kind === "commandHandler" && context.deliveryKey !== "" && metadata !== null) {
       const before = await handledBefore(domain, metadata);
       if (before !== null) return before.result;
     }
 
-    const marked = context.deliveryKey !== "" && this.#isMarked(methods.length);
     const markerDatabase = this.#markerDatabase();
-    const done = marked ? await this.#finished(methods, context.deliveryKey, markerDatabase) : [];
+    const done = isMarked ? await this.#finished(methods, context.deliveryKey, markerDatabase) : [];
     const incoming: Incoming = {
       message,
       metadata,
-      context: handlerContext(domain, message, metadata, context),
-      unit: { signal: context.signal, fences: context.fences, markerDatabase },
-      deliveryKey: marked ? context.deliveryKey : "",
+      context: new MessageContext(domain, message, metadata, context),
+      unit: { limit: context, fences: context.fences, markerDatabase },
+      deliveryKey: isMarked ? context.deliveryKey : "",
     };
 
     const failures: unknown[] = [];
@@ -148,8 +191,7 @@ class RunningReaction implements Reaction {
     if (failures.length > 1) {
       throw new AggregateError(failures, `${failures.length} methods of ${this.name} failed: ${failures.map(textOf).join("; ")}`);
     }
-    if (this.kind !== "commandHandler") return undefined;
-    if (context.deliveryKey !== "" && metadata !== null) await noteHandled(domain, metadata, result);
+    if (this.kind === "commandHandler" && context.deliveryKey !== "" && metadata !== null) await noteHandled(domain, metadata, result);
     return result;
   }
 
@@ -182,34 +224,45 @@ class RunningReaction implements Reaction {
    * Runs a method until it succeeds or may not be tried again: version conflicts by `[server.version_retry]`, transient errors by
    * `[server.transient_retry]` or the handler's options, each counted for itself, never beyond the command's deadline or the time limit.
    */
-  async #runWithRetries(method: MethodMeta, incoming: Incoming): Promise<unknown> {
+  #runWithRetries(method: MethodMeta, incoming: Incoming): unknown {
+    let running: unknown;
+    try {
+      running = this.#runMethod(method, incoming);
+    } catch (error) {
+      return this.#retry(method, incoming, error);
+    }
+    return isPromise(running) ? running.catch((error: unknown) => this.#retry(method, incoming, error)) : running;
+  }
+
+  async #retry(method: MethodMeta, incoming: Incoming, firstError: unknown): Promise<unknown> {
     const { clock, settings, telemetry } = this.#domain.stores;
     const transient = this.#transientPolicy(settings.transientRetry);
-    const { signal } = incoming.context;
     let versionTries = 0;
     let transientTries = 0;
-    for (;;) {
+    for (let error = firstError; ; ) {
+      if (error instanceof AlreadyProcessedError) return undefined;
+      const { signal } = incoming.context;
+      // Inside somebody else's unit of work nothing is decided yet; the conflict will be that unit's.
+      if (currentContext()?.unit != null || signal.aborted) throw error;
+      let delay_ms: number;
+      if (error instanceof ExpectedVersionError && settings.versionRetry.enabled && versionTries < settings.versionRetry.maxRetries) {
+        delay_ms = retryDelay_ms(settings.versionRetry, versionTries);
+        versionTries += 1;
+        telemetry.count("handler_version_retries", { handler: this.name });
+      } else if (transient !== null && transientTries < transient.maxRetries && this.#isTransient(error, transient)) {
+        delay_ms = retryDelay_ms(transient, transientTries);
+        transientTries += 1;
+        telemetry.count("handler_transient_retries", { handler: this.name });
+      } else throw error;
+      const deadline = incoming.metadata?.headers.deadline ?? null;
+      const due_ms = deadline === null ? null : (parseDateTime(deadline)?.epoch_ms ?? null);
+      if (due_ms !== null && clock.now_ms() + delay_ms >= due_ms) throw error;
+      await clock.sleep(delay_ms, signal);
+      if (signal.aborted) throw error;
       try {
         return await this.#runMethod(method, incoming);
-      } catch (error) {
-        if (error instanceof AlreadyProcessedError) return undefined;
-        // Inside somebody else's unit of work nothing is decided yet; the conflict will be that unit's.
-        if (currentContext()?.unit != null || signal.aborted) throw error;
-        let delay_ms: number;
-        if (error instanceof ExpectedVersionError && settings.versionRetry.enabled && versionTries < settings.versionRetry.maxRetries) {
-          delay_ms = retryDelay_ms(settings.versionRetry, versionTries);
-          versionTries += 1;
-          telemetry.count("handler_version_retries", { handler: this.name });
-        } else if (transient !== null && transientTries < transient.maxRetries && this.#isTransient(error, transient)) {
-          delay_ms = retryDelay_ms(transient, transientTries);
-          transientTries += 1;
-          telemetry.count("handler_transient_retries", { handler: this.name });
-        } else throw error;
-        const deadline = incoming.metadata?.headers.deadline ?? null;
-        const due_ms = deadline === null ? null : (parseDateTime(deadline)?.epoch_ms ?? null);
-        if (due_ms !== null && clock.now_ms() + delay_ms >= due_ms) throw error;
-        await clock.sleep(delay_ms, signal);
-        if (signal.aborted) throw error;
+      } catch (next) {
+        error = next;
       }
     }
   }
@@ -228,13 +281,12 @@ class RunningReaction implements Reaction {
     return namesOf(error).some((name) => (names as readonly string[]).includes(name));
   }
 
-  #runMethod(method: MethodMeta, incoming: Incoming): Promise<unknown> {
+  #runMethod(method: MethodMeta, incoming: Incoming): unknown {
     const { message, metadata, context, deliveryKey } = incoming;
-    const marker = deliveryKey === "" ? null : this.#marker(method, deliveryKey);
-    const options: UnitOptions = { ...incoming.unit, marker };
+    const options: UnitOptions = deliveryKey === "" ? incoming.unit : { ...incoming.unit, marker: this.#marker(method, deliveryKey) };
     if (this.kind === "processManager") return runProcessManager(this.#domain, this.#meta, method, message, metadata, context, options);
     const run = method.run as (message: object, context: HandlerContext) => unknown;
-    return runUnitOfWork(this.#domain, () => run(message, context), options);
+    return beginUnitOfWork(this.#domain, () => run(message, context), options);
   }
 
   /** @throws ValidationError when the payload doesn't fit the subscriber's schema; what the handler threw */
@@ -249,7 +301,7 @@ class RunningReaction implements Reaction {
       // A chain that began elsewhere goes on; one that begins here is one chain for all that this payload causes (known-traps A22).
       correlationId: foreign.correlationId ?? random.hex(32),
       causationId: foreign.id ?? source.id,
-      signal: context.signal,
+      limit: context,
     };
     await isolatedContext(domain, given, async () => {
       const value = await valueFromForeign(this.#meta.payload ?? null, payload, this.name);
@@ -330,32 +382,52 @@ function retryDelay_ms(policy: RetryPolicy, tries: number): number {
 }
 
 /** Context of code that handles this message (G67). */
-function handlingContext(metadata: Metadata, signal: AbortSignal | null) {
+function handlingContext(metadata: Metadata, limit: RunLimit | null) {
   return {
     values: contextValues(metadata.extensions),
     message: metadata,
     correlationId: metadata.domain.correlation_id,
     causationId: metadata.headers.id,
     priority: metadata.domain.priority,
-    signal,
+    limit,
   };
 }
 
-function handlerContext(domain: Domain, message: object, metadata: Metadata | null, context: RunContext): HandlerContext {
-  return {
-    domain,
-    message: {
+/** What most handlers never look at is made when they do. */
+class MessageContext implements HandlerContext {
+  readonly domain: Domain;
+  readonly metadata: Metadata | null;
+  readonly #instance: object;
+  readonly #run: RunContext;
+  #message: HandlerContext["message"] | null = null;
+
+  constructor(domain: Domain, instance: object, metadata: Metadata | null, run: RunContext) {
+    this.domain = domain;
+    this.metadata = metadata;
+    this.#instance = instance;
+    this.#run = run;
+  }
+
+  get message(): HandlerContext["message"] {
+    const { metadata } = this;
+    this.#message ??= {
       id: metadata?.headers.id ?? null,
-      type: metadata?.headers.type ?? (message as { readonly $name: string }).$name,
+      type: metadata?.headers.type ?? (this.#instance as { readonly $name: string }).$name,
       stream: metadata?.headers.stream ?? null,
       position: metadata?.event_store?.position ?? null,
       globalPosition: metadata?.event_store?.global_position ?? null,
-      attempt: context.attempt,
-    },
-    metadata,
-    signal: context.signal,
-    log: context.log,
-  };
+      attempt: this.#run.attempt,
+    };
+    return this.#message;
+  }
+
+  get signal(): AbortSignal {
+    return this.#run.signal;
+  }
+
+  get log(): Log {
+    return this.#run.log;
+  }
 }
 
 /** Ids that a payload of another Protean domain carries. */
@@ -386,12 +458,12 @@ export function buildReactions(domain: Domain): readonly Reaction[] {
 const INLINE: Omit<RunContext, "log" | "signal"> = { attempt: 1, workerId: "inline", deliveryKey: "", fences: [] as readonly Lease[] };
 
 function inlineContext(domain: Domain): RunContext {
-  return { ...INLINE, log: domain.stores.log, signal: currentContext()?.signal ?? NEVER };
+  return { ...INLINE, log: domain.stores.log, signal: currentContext()?.limit?.signal ?? NEVER };
 }
 
 /** Runs a command's handler in the caller's process, inside the unit of work that may be open. */
 export function runInlineCommand(domain: Domain, handler: ReactionMeta, command: object, metadata: Metadata): Promise<unknown> {
-  const { values, ...handling } = handlingContext(metadata, currentContext()?.signal ?? null);
+  const { values, ...handling } = handlingContext(metadata, currentContext()?.limit ?? null);
   const merged = { ...currentContext()?.values, ...values };
   return openContext(domain, { ...handling, values: merged }, () =>
     runningOf(domain, handler).runInstance(command, metadata, inlineContext(domain)),
@@ -451,7 +523,7 @@ export async function invokeReaction(domain: Domain, meta: ReactionMeta, message
   const metadata = metadataOf(message);
   const run = (): Promise<unknown> => runningOf(domain, meta).runInstance(message, metadata, inlineContext(domain));
   if (metadata === null) return openContext(domain, {}, run);
-  const { values, ...handling } = handlingContext(metadata, currentContext()?.signal ?? null);
+  const { values, ...handling } = handlingContext(metadata, currentContext()?.limit ?? null);
   return openContext(domain, { ...handling, values: { ...currentContext()?.values, ...values } }, run);
 }
 

@@ -84,7 +84,7 @@ export async function runInlineSubscribers(domain: Domain, publications: readonl
       if (reaction.kind !== "subscriber" || reaction.broker !== broker || !reaction.categories.includes(stream)) continue;
       const payload = parseJson(text);
       try {
-        const signal = currentContext()?.signal ?? new AbortController().signal;
+        const signal = currentContext()?.limit?.signal ?? new AbortController().signal;
         const id = random.uuid();
         await reaction.runPayload(payload, { id, stream }, { attempt: 1, signal, workerId: "inline", log, deliveryKey: id, fences: [] });
       } catch (error) {

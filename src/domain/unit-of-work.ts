@@ -36,6 +36,7 @@ import type { ElementMeta } from "./element.ts";
 import { markSaved, metaOf, raiseFactEvent, stateOf } from "./instance.ts";
 import { payloadOf, withExpectedVersion } from "./message-metadata.ts";
 import { type Publication, publishAfterCommit } from "./publish.ts";
+import { isTimeOver, type RunLimit } from "./reaction.ts";
 import { rowWrites } from "./rows.ts";
 import { dispatchEvents } from "./sync-dispatch.ts";
 
@@ -64,8 +65,8 @@ export interface UnitOptions {
   readonly markerDatabase?: string;
   /** Leases that must still be held; leases of the event store. */
   readonly fences?: readonly Lease[];
-  /** Ends the unit when it aborts. */
-  readonly signal?: AbortSignal | null;
+  /** The unit ends when this time is over. */
+  readonly limit?: RunLimit | null;
 }
 
 type Operation =
@@ -132,7 +133,10 @@ export class UnitOfWork {
     this.#options = options;
   }
 
+  /** Looks at the time too: a unit whose handler ran into its limit is closed from that moment on. */
   get isOpen(): boolean {
+    const limit = this.#options.limit ?? null;
+    if (this.#phase === "open" && limit !== null && isTimeOver(limit)) this.close("the handler's time was over");
     return this.#phase === "open";
   }
 
@@ -142,7 +146,7 @@ export class UnitOfWork {
   }
 
   #requireOpen(doing: string): void {
-    if (this.#phase !== "open") throw closedError(doing, this.#reason);
+    if (!this.isOpen) throw closedError(doing, this.#reason);
   }
 
   /** The instance that this unit has loaded or saved under this identity. */
@@ -264,6 +268,26 @@ export class UnitOfWork {
       }
     }
     return writes;
+  }
+
+  /**
+   * Ends a unit that has nothing to write, nothing to send and nobody to tell, as most of those of event handlers; false when it has.
+   * @throws UnitOfWorkClosedError when its time is over
+   */
+  endIfEmpty(): boolean {
+    const isEmpty =
+      this.#operations.length === 0 &&
+      this.#staged.length === 0 &&
+      this.#publications.length === 0 &&
+      this.#endings.length === 0 &&
+      this.#loaded.size === 0 &&
+      this.#doom === null &&
+      (this.#options.marker ?? null) === null;
+    if (!isEmpty) return false;
+    this.#requireOpen("commit");
+    this.#phase = "committed";
+    this.#reason = "it was committed";
+    return true;
   }
 
   /**
@@ -516,36 +540,67 @@ function isFactStream(meta: ElementMeta, stream: string): boolean {
  * (nested rollbacks, domain-model §7).
  */
 export async function runUnitOfWork<R>(domain: Domain, fn: () => R | Promise<R>, options: UnitOptions = {}): Promise<R> {
+  return beginUnitOfWork(domain, fn, options);
+}
+
+/**
+ * `runUnitOfWork` without a promise where nothing is waited for: `fn` answered at once and wrote nothing. Most event handlers are like that, and
+ * promises would cost more than they do.
+ */
+export function beginUnitOfWork<R>(domain: Domain, fn: () => R | Promise<R>, options: UnitOptions = {}): R | Promise<R> {
   const context = currentContext();
   requireOpen(context, "unitOfWork");
-  if (context?.domain === domain && context.unit !== null) {
-    try {
-      return await fn();
-    } catch (error) {
-      context.unit.doom(error);
-      throw error;
-    }
-  }
+  if (context?.domain === domain && context.unit !== null) return joinUnitOfWork(context.unit, fn);
   const unit = new UnitOfWork(domain, options);
-  const signal = options.signal ?? null;
-  const onAbort = (): void => unit.close("the handler's time was over");
-  if (signal?.aborted === true) onAbort();
-  signal?.addEventListener("abort", onAbort, { once: true });
+  const limit = options.limit ?? null;
+  const inside = limit === null ? { unit } : { unit, limit };
+  let result: R | Promise<R>;
+  try {
+    result = openContext(domain, inside, fn);
+    if (!isPromise(result) && unit.endIfEmpty()) return result;
+  } catch (error) {
+    return rollBack(unit, error);
+  }
+  return commitAfter(unit, result, (commit) => openContext(domain, inside, commit));
+}
+
+async function joinUnitOfWork<R>(unit: UnitOfWork, fn: () => R | Promise<R>): Promise<R> {
+  try {
+    return await fn();
+  } catch (error) {
+    unit.doom(error);
+    throw error;
+  }
+}
+
+/** @param inContext opens the unit's context again: enrichers of fact events see the same `g` at commit */
+async function commitAfter<R>(
+  unit: UnitOfWork,
+  running: R | Promise<R>,
+  inContext: <T>(commit: () => Promise<T>) => Promise<T>,
+): Promise<R> {
   let result: R;
   let events: readonly CommittedEvent[];
   try {
-    // The commit belongs to the context too: enrichers of fact events see the same `g`.
-    [result, events] = await openContext(
-      domain,
-      { unit, ...(signal === null ? {} : { signal }) },
-      async () => [await fn(), await unit.commit()] as const,
-    );
-  } finally {
-    signal?.removeEventListener("abort", onAbort);
-    unit.close("rolled back");
-    await unit.settle();
+    result = await running;
+    if (unit.endIfEmpty()) return result;
+    events = await inContext(() => unit.commit());
+  } catch (error) {
+    return rollBack(unit, error);
   }
+  await unit.settle();
   await unit.publishDeferred();
-  await dispatchEvents(domain, events);
+  await dispatchEvents(unit.domain, events);
   return result;
+}
+
+async function rollBack(unit: UnitOfWork, error: unknown): Promise<never> {
+  unit.close("rolled back");
+  await unit.settle();
+  throw error;
+}
+
+/** What `await` would wait for. */
+export function isPromise<R>(value: R | Promise<R>): value is Promise<R> {
+  return typeof value === "object" && value !== null && typeof (value as { readonly then?: unknown }).then === "function";
 }
