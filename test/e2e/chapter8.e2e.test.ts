@@ -1,11 +1,11 @@
 /** The tutorial's chapter 8, followed word for word with our handlers in place of the Python ones, on a Redis of its own. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { cpSync, readFileSync } from "node:fs";
+import { cpSync, readFileSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { type RedisService, startRedis } from "../support/redis.ts";
-import { endAll, mustRun, type Place, rowsOf, run, startProgram, untilRunning } from "../support/running.ts";
+import { endAll, mustRun, type Place, rowsOf, run, startLine, startProgram, untilRunning } from "../support/running.ts";
 import { until } from "../support/until.ts";
 
 const root = join(import.meta.dir, "..", "..");
@@ -135,6 +135,34 @@ test(
 );
 
 test(
+  "domain.process of the library returns at once, and the server handles the command",
+  async () => {
+    const place = chapter8();
+    const folder = folders.at(-1);
+    folder?.write({
+      "node_modules/.keep": "",
+      "program.ts": `
+        import { domain } from "./fidelis/domain.ts";
+        import { MakeDeposit } from "./fidelis/account.ts";
+        await domain.init();
+        const receipt = await domain.process(new MakeDeposit({ accountId: "ada", amount: 500, reference: "paycheck" }));
+        console.log(JSON.stringify(receipt));
+        await domain.close();
+      `,
+    });
+    symlinkSync(root, join(place.directory, "node_modules", "protean"));
+    await untilRunning(startProgram(SERVER, place));
+    await open(place);
+    await until("the account is in the projection", async () => (await balance(place)) === 0, 20_000);
+    const program = await startLine(`${process.execPath} program.ts`, place).ended;
+    expect(program.exitCode).toBe(0);
+    expect(JSON.parse(program.stdout)).toMatchObject({ stream: expect.stringContaining("fidelis::account:command") });
+    await until("the deposit is in the projection", async () => (await balance(place)) === 500, 20_000);
+  },
+  LIMIT_ms,
+);
+
+test(
   "deposits sent while no server runs wait for the next one, and balances outlive the memory store",
   async () => {
     const place = chapter8();
@@ -151,7 +179,7 @@ test(
 );
 
 test(
-  "the old way to write it is no reason to accept another wrong domain name",
+  "another domain name than that of the folder ends the start in words",
   async () => {
     const ran = await run(["server", "--domain=fidelity"], chapter8());
     expect(ran.exitCode).toBe(2);
