@@ -91,3 +91,8 @@ export interface Reaction {
   /** The user's `onError`; its own errors are logged and swallowed. */
   onFailure(error: unknown, message: DecodedMessage | unknown): Promise<void>;
 }
+
+/** What `await` would wait for. */
+export function isPromise<R>(value: R | Promise<R>): value is Promise<R> {
+  return typeof value === "object" && value !== null && typeof (value as { readonly then?: unknown }).then === "function";
+}

@@ -24,11 +24,19 @@ import { metadataOf, metaOf } from "./instance.ts";
 import { contextValues } from "./message-metadata.ts";
 import { handledBefore, noteHandled } from "./process-command.ts";
 import { runProcessManager } from "./process-manager.ts";
-import type { Acceptance, Reaction, ReactionKind, RunContext, RunLimit, SubscriptionOptions } from "./reaction.ts";
+import {
+  type Acceptance,
+  isPromise,
+  type Reaction,
+  type ReactionKind,
+  type RunContext,
+  type RunLimit,
+  type SubscriptionOptions,
+} from "./reaction.ts";
 import type { MethodMeta, ReactionMeta } from "./reactions.ts";
 import { elementOf, genericEvent, readableAs, readMessage } from "./read-message.ts";
 import type { RetryPolicy } from "./stores.ts";
-import { beginUnitOfWork, homeDatabase, isPromise, providerOf, type UnitOptions } from "./unit-of-work.ts";
+import { beginUnitOfWork, homeDatabase, providerOf, type UnitOptions } from "./unit-of-work.ts";
 
 /** Errors that are worth another try when transient retry is on and names none. */
 const TRANSIENT = ["ConnectionError", "TimeoutError", "SendError"] as const;

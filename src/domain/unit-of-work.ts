@@ -36,7 +36,7 @@ import type { ElementMeta } from "./element.ts";
 import { markSaved, metaOf, raiseFactEvent, stateOf } from "./instance.ts";
 import { payloadOf, withExpectedVersion } from "./message-metadata.ts";
 import { type Publication, publishAfterCommit } from "./publish.ts";
-import { isTimeOver, type RunLimit } from "./reaction.ts";
+import { isPromise, isTimeOver, type RunLimit } from "./reaction.ts";
 import { rowWrites } from "./rows.ts";
 import { dispatchEvents } from "./sync-dispatch.ts";
 
@@ -598,9 +598,4 @@ async function rollBack(unit: UnitOfWork, error: unknown): Promise<never> {
   unit.close("rolled back");
   await unit.settle();
   throw error;
-}
-
-/** What `await` would wait for. */
-export function isPromise<R>(value: R | Promise<R>): value is Promise<R> {
-  return typeof value === "object" && value !== null && typeof (value as { readonly then?: unknown }).then === "function";
 }

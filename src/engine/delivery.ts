@@ -1,4 +1,4 @@
-import type { Acceptance, Reaction, RunContext } from "../domain/reaction.ts";
+import { type Acceptance, isPromise, type Reaction, type RunContext } from "../domain/reaction.ts";
 import { DeadLetter, DeserializationError, Discard, NoHandlerError, RetryLater, TimeoutError } from "../errors.ts";
 import { parseDateTime } from "../messages/datetime.ts";
 import type { DecodedMessage } from "../messages/envelope.ts";
@@ -60,6 +60,29 @@ export interface DeliveryOptions {
   readonly timeout_ms: number;
   /** Names of errors that are never retried. Decoding errors always belong to them (D35). */
   readonly deadLetterAtOnce: readonly string[];
+}
+
+/** What is known of a type of messages. */
+interface Route {
+  readonly acceptance: Acceptance | "no-handler";
+  readonly reaction: Reaction | null;
+  readonly handler: string;
+  readonly labels: TypeLabels;
+}
+
+/** A message on its way, for what has to be said at the end. */
+interface Delivering {
+  readonly message: DecodedMessage;
+  readonly reaction: Reaction;
+  readonly route: Route;
+  readonly run: Run;
+  readonly started_ms: number;
+}
+
+interface Failure {
+  readonly error: unknown;
+  /** As in `Outcome`. */
+  readonly settled: Promise<void> | null;
 }
 
 interface TypeLabels {
@@ -135,6 +158,11 @@ class ActiveRun implements RunContext {
     return this.#controller.signal;
   }
 
+  /** Doesn't make the signal. */
+  get isAborted(): boolean {
+    return this.#abortReason !== null || this.#drain.aborted;
+  }
+
   abort(reason: unknown): void {
     this.#abortReason ??= reason;
     this.#controller?.abort(reason);
@@ -174,8 +202,9 @@ export class Delivery {
   readonly #atOnce: ReadonlySet<string>;
   readonly #isCommands: boolean;
   readonly #active = new Set<ActiveRun>();
-  readonly #routes = new Map<string, { readonly acceptance: Acceptance | "no-handler"; readonly reaction: Reaction | null }>();
-  readonly #labels = new Map<string, TypeLabels>();
+  readonly #routes = new Map<string, Route>();
+  /** A subscriber reads one stream. */
+  #payloadLabels: TypeLabels | null = null;
   readonly #failuresSeen = new Map<string, number>();
   #cancelWatch: (() => void) | null = null;
   #watchAt_ms = Number.POSITIVE_INFINITY;
@@ -212,89 +241,66 @@ export class Delivery {
     return running_ms < SLOW_ms ? null : { type: oldest.type, running_ms };
   }
 
-  /** Resolves when the handler ended or its limit is reached; never rejects. */
-  async deliver(message: DecodedMessage, run: Run): Promise<Outcome> {
-    const { acceptance, reaction } = this.#route(message.type);
-    const handler = reaction?.name ?? this.name;
+  /**
+   * Answers when the handler ended or its limit is reached; never throws or rejects. A handler that succeeds without waiting costs no promise.
+   */
+  deliver(message: DecodedMessage, run: Run): Outcome | Promise<Outcome> {
+    const route = this.#route(message.type);
+    const { acceptance, reaction } = route;
     if (acceptance === "ignored") return IGNORED;
-    const { domain, headers } = message.metadata;
-    const stage = {
-      stream: domain.stream_category ?? (this.#isCommands ? "unknown" : run.stream),
-      message_id: message.id ?? run.deliveryKey,
-      message_type: message.type,
-      handler,
-      worker_id: run.workerId,
-      correlation_id: domain.correlation_id,
-      causation_id: domain.causation_id,
-    };
-    if (acceptance === "no-handler" || acceptance === "unknown-version" || reaction === null) {
-      const error =
-        acceptance === "unknown-version"
-          ? new DeserializationError(`${message.type}: this version is not known here`, {
-              messageId: message.id,
-              fix: "Run a server that has this version; the message is tried again until its attempts are used up.",
-            })
-          : new NoHandlerError(`no handler here takes the command ${message.type}`, {
-              fix: "Start the server with its handler, then replay the dead letter.",
-            });
-      this.#telemetry.trace({ ...stage, event: "handler.failed", status: "error", error: nameAndMessage(error) });
-      this.#logFailure(handler, message.type, stage.message_id, run.attempt, error, 0);
-      this.#telemetry.count("protean_handler_invocations_total", this.#labelsOf(handler, message.type).error);
-      if (acceptance === "unknown-version") return { kind: "retry", error, after_ms: null, settled: null };
-      return { kind: "deadLetter", error };
-    }
-
-    let deadlineAt_ms = Number.POSITIVE_INFINITY;
+    if (acceptance !== "handled" || reaction === null) return this.#refuse(message, run, route);
     const started_ms = this.#clock.monotonic_ms();
-    if (headers.deadline !== null) {
-      const deadline = parseDateTime(headers.deadline);
-      const left_ms = deadline === null ? Number.POSITIVE_INFINITY : deadline.epoch_ms + DEADLINE_TOLERANCE_ms - this.#clock.now_ms();
-      if (left_ms < 0) {
-        this.#telemetry.count("protean_command_expired_total", { command_type: message.type });
-        this.#log.info("engine.command_expired", {
-          handler,
-          message_type: message.type,
-          message_id: message.id,
-          deadline: headers.deadline,
-        });
-        this.#telemetry.trace({
-          ...stage,
-          event: "handler.skipped",
-          status: "expired",
-          metadata: { reason: "deadline_exceeded", deadline: headers.deadline },
-        });
-        return EXPIRED;
-      }
+    let deadlineAt_ms = Number.POSITIVE_INFINITY;
+    const { deadline } = message.metadata.headers;
+    if (deadline !== null) {
+      const parsed = parseDateTime(deadline);
+      const left_ms = parsed === null ? Number.POSITIVE_INFINITY : parsed.epoch_ms + DEADLINE_TOLERANCE_ms - this.#clock.now_ms();
+      if (left_ms < 0) return this.#expire(message, run, route, deadline);
       deadlineAt_ms = started_ms + left_ms;
     }
 
-    this.#telemetry.trace({ ...stage, event: "handler.started", status: "ok", payload: message.dataText });
-    const active = new ActiveRun({
-      run,
-      type: message.type,
-      started_ms,
-      limit_ms: this.#limit_ms,
-      deadlineAt_ms,
-      log: this.#log,
-    });
-    const ended = await this.#run(active, () => reaction.run(message, active));
-    const duration_ms = this.#clock.monotonic_ms() - started_ms;
-    const labels = this.#labelsOf(handler, message.type);
-    this.#telemetry.observe("protean_handler_duration_seconds", duration_ms / 1000, labels.timing);
-    if (ended === null) {
-      this.#telemetry.count("protean_handler_invocations_total", labels.ok);
-      this.#telemetry.trace({ ...stage, event: "handler.completed", status: "ok", duration_ms });
-      if (reaction.kind === "processManager") {
-        this.#telemetry.trace({
-          ...stage,
-          event: "pm.transition",
-          status: "ok",
-          metadata: { pm_type: reaction.name, pm_stream_category: stage.stream },
-        });
-      }
-      return DONE;
+    if (this.#isTracing) {
+      this.#telemetry.trace({ ...this.#stageOf(message, run, route), event: "handler.started", status: "ok", payload: message.dataText });
     }
-    const outcome = this.#judge(ended);
+    const active = new ActiveRun({ run, type: message.type, started_ms, limit_ms: this.#limit_ms, deadlineAt_ms, log: this.#log });
+    const delivering: Delivering = { message, reaction, route, run, started_ms };
+    let running: unknown;
+    try {
+      running = reaction.begin === undefined ? reaction.run(message, active) : reaction.begin(message, active);
+    } catch (error) {
+      active.ended();
+      return this.#failed(delivering, { error, settled: null });
+    }
+    if (isPromise(running)) return this.#wait(delivering, active, running);
+    active.ended();
+    return this.#succeeded(delivering);
+  }
+
+  async #wait(delivering: Delivering, active: ActiveRun, running: Promise<unknown>): Promise<Outcome> {
+    const failure = await this.#watched(active, running);
+    return failure === null ? this.#succeeded(delivering) : this.#failed(delivering, failure);
+  }
+
+  #succeeded({ message, reaction, route, run, started_ms }: Delivering): Outcome {
+    const duration_ms = this.#clock.monotonic_ms() - started_ms;
+    this.#telemetry.observe("protean_handler_duration_seconds", duration_ms / 1000, route.labels.timing);
+    this.#telemetry.count("protean_handler_invocations_total", route.labels.ok);
+    if (!this.#isTracing) return DONE;
+    const stage = this.#stageOf(message, run, route);
+    this.#telemetry.trace({ ...stage, event: "handler.completed", status: "ok", duration_ms });
+    if (reaction.kind === "processManager") {
+      const metadata = { pm_type: reaction.name, pm_stream_category: stage.stream };
+      this.#telemetry.trace({ ...stage, event: "pm.transition", status: "ok", metadata });
+    }
+    return DONE;
+  }
+
+  async #failed({ message, reaction, route, run, started_ms }: Delivering, failure: Failure): Promise<Outcome> {
+    const { handler, labels } = route;
+    const duration_ms = this.#clock.monotonic_ms() - started_ms;
+    this.#telemetry.observe("protean_handler_duration_seconds", duration_ms / 1000, labels.timing);
+    const stage = this.#stageOf(message, run, route);
+    const outcome = this.#judge(failure);
     if (outcome.kind === "discarded") {
       this.#telemetry.count("protean_handler_discarded_total", labels.timing);
       this.#log.info("engine.message_discarded", { handler, message_type: message.type, message_id: message.id, reason: outcome.reason });
@@ -302,10 +308,60 @@ export class Delivery {
       return outcome;
     }
     this.#telemetry.count("protean_handler_invocations_total", labels.error);
-    this.#telemetry.trace({ ...stage, event: "handler.failed", status: "error", duration_ms, error: nameAndMessage(ended.error) });
-    this.#logFailure(handler, message.type, stage.message_id, run.attempt, ended.error, duration_ms);
-    await this.#tellUser(reaction, ended.error, message);
+    this.#telemetry.trace({ ...stage, event: "handler.failed", status: "error", duration_ms, error: nameAndMessage(failure.error) });
+    this.#logFailure(handler, message.type, stage.message_id, run.attempt, failure.error, duration_ms);
+    await this.#tellUser(reaction, failure.error, message);
     return outcome;
+  }
+
+  /** A command nobody here handles, or a version that isn't known. */
+  #refuse(message: DecodedMessage, run: Run, route: Route): Outcome {
+    const { acceptance, handler } = route;
+    const error =
+      acceptance === "unknown-version"
+        ? new DeserializationError(`${message.type}: this version is not known here`, {
+            messageId: message.id,
+            fix: "Run a server that has this version; the message is tried again until its attempts are used up.",
+          })
+        : new NoHandlerError(`no handler here takes the command ${message.type}`, {
+            fix: "Start the server with its handler, then replay the dead letter.",
+          });
+    const stage = this.#stageOf(message, run, route);
+    this.#telemetry.trace({ ...stage, event: "handler.failed", status: "error", error: nameAndMessage(error) });
+    this.#logFailure(handler, message.type, stage.message_id, run.attempt, error, 0);
+    this.#telemetry.count("protean_handler_invocations_total", route.labels.error);
+    if (acceptance === "unknown-version") return { kind: "retry", error, after_ms: null, settled: null };
+    return { kind: "deadLetter", error };
+  }
+
+  #expire(message: DecodedMessage, run: Run, route: Route, deadline: string): Outcome {
+    this.#telemetry.count("protean_command_expired_total", { command_type: message.type });
+    this.#log.info("engine.command_expired", { handler: route.handler, message_type: message.type, message_id: message.id, deadline });
+    this.#telemetry.trace({
+      ...this.#stageOf(message, run, route),
+      event: "handler.skipped",
+      status: "expired",
+      metadata: { reason: "deadline_exceeded", deadline },
+    });
+    return EXPIRED;
+  }
+
+  /** What all traces of one run have in common. */
+  #stageOf(message: DecodedMessage, run: Run, route: Route) {
+    const { domain } = message.metadata;
+    return {
+      stream: domain.stream_category ?? (this.#isCommands ? "unknown" : run.stream),
+      message_id: message.id ?? run.deliveryKey,
+      message_type: message.type,
+      handler: route.handler,
+      worker_id: run.workerId,
+      correlation_id: domain.correlation_id,
+      causation_id: domain.causation_id,
+    };
+  }
+
+  get #isTracing(): boolean {
+    return this.#telemetry.isTracing !== false;
   }
 
   /** The same for a subscriber, whose foreign entries have no envelope. `run` as for `deliver`; no handler traces (wire-format §12). */
@@ -321,27 +377,28 @@ export class Delivery {
       deadlineAt_ms: Number.POSITIVE_INFINITY,
       log: this.#log,
     });
-    const ended = await this.#run(active, () => reaction.runPayload(payload, source, active));
+    const failure = await this.#watched(active, (async () => reaction.runPayload(payload, source, active))());
     const duration_ms = this.#clock.monotonic_ms() - started_ms;
-    const labels = this.#labelsOf(reaction.name, source.stream);
+    this.#payloadLabels ??= labelsOf(reaction.name, source.stream);
+    const labels = this.#payloadLabels;
     this.#telemetry.observe("protean_handler_duration_seconds", duration_ms / 1000, labels.timing);
-    if (ended === null) {
+    if (failure === null) {
       this.#telemetry.count("protean_handler_invocations_total", labels.ok);
       return DONE;
     }
-    const outcome = this.#judge(ended);
+    const outcome = this.#judge(failure);
     if (outcome.kind === "discarded") {
       this.#telemetry.count("protean_handler_discarded_total", labels.timing);
       this.#log.info("broker.message_discarded", { subscriber: reaction.name, message_id: source.id, reason: outcome.reason });
       return outcome;
     }
     this.#telemetry.count("protean_handler_invocations_total", labels.error);
-    this.#logFailure(reaction.name, source.stream, source.id, run.attempt, ended.error, duration_ms);
-    await this.#tellUser(reaction, ended.error, payload);
+    this.#logFailure(reaction.name, source.stream, source.id, run.attempt, failure.error, duration_ms);
+    await this.#tellUser(reaction, failure.error, payload);
     return outcome;
   }
 
-  #route(type: string): { readonly acceptance: Acceptance | "no-handler"; readonly reaction: Reaction | null } {
+  #route(type: string): Route {
     const known = this.#routes.get(type);
     if (known !== undefined) return known;
     let acceptance: Acceptance | "no-handler" = this.#isCommands ? "no-handler" : "ignored";
@@ -353,17 +410,15 @@ export class Delivery {
       acceptance = answer;
       if (answer === "handled") break;
     }
-    const route = { acceptance, reaction: chosen };
+    const handler = chosen?.name ?? this.name;
+    const route: Route = { acceptance, reaction: chosen, handler, labels: labelsOf(handler, type) };
     if (this.#routes.size >= REMEMBERED_MAX) this.#routes.clear();
     this.#routes.set(type, route);
     return route;
   }
 
   /** null for success, else what went wrong; resolves at the limit at the latest. */
-  #run(
-    active: ActiveRun,
-    begin: () => Promise<unknown>,
-  ): Promise<{ readonly error: unknown; readonly settled: Promise<void> | null } | null> {
+  #watched(active: ActiveRun, running: Promise<unknown>): Promise<Failure | null> {
     return new Promise((resolve) => {
       let settle: (() => void) | null = null;
       const ended = (failure: { readonly error: unknown } | null) => {
@@ -398,14 +453,7 @@ export class Delivery {
       };
       this.#active.add(active);
       this.#watch(active.dueAt_ms());
-      let promise: Promise<unknown>;
-      try {
-        promise = begin();
-      } catch (error) {
-        ended({ error });
-        return;
-      }
-      promise.then(
+      running.then(
         () => ended(null),
         (error: unknown) => ended({ error }),
       );
@@ -440,7 +488,7 @@ export class Delivery {
     });
   }
 
-  #judge(failure: { readonly error: unknown; readonly settled: Promise<void> | null }): Outcome {
+  #judge(failure: Failure): Outcome {
     const { error, settled } = failure;
     const outcome = this.#judgeError(error);
     return outcome.kind === "retry" && settled !== null ? { ...outcome, settled } : outcome;
@@ -510,20 +558,10 @@ export class Delivery {
     else if (/^10+$/.test(String(times))) this.#log.error("engine.message_failed", { ...fields, times });
     else this.#log.debug("engine.message_failed", { ...fields, times });
   }
+}
 
-  #labelsOf(handler: string, type: string): TypeLabels {
-    const key = `${handler}|${type}`;
-    const known = this.#labels.get(key);
-    if (known !== undefined) return known;
-    const labels: TypeLabels = {
-      ok: { handler, type, status: "ok" },
-      error: { handler, type, status: "error" },
-      timing: { handler, type },
-    };
-    if (this.#labels.size >= REMEMBERED_MAX) this.#labels.clear();
-    this.#labels.set(key, labels);
-    return labels;
-  }
+function labelsOf(handler: string, type: string): TypeLabels {
+  return { ok: { handler, type, status: "ok" }, error: { handler, type, status: "error" }, timing: { handler, type } };
 }
 
 /** `ValidationError: balance: must be positive`, as traces and status show errors. */
