@@ -157,6 +157,44 @@ test(
   LIMIT_ms,
 );
 
+test(
+  "transfers under way when the server is killed are carried through once",
+  async () => {
+    const place = bank();
+    let server = await startServer(place);
+    await sent(place, "OpenAccount", { account_id: "a", holder_name: "A", opening_deposit: 60 });
+    await sent(place, "OpenAccount", { account_id: "b", holder_name: "B", opening_deposit: 0 });
+    // The last twenty find nothing left.
+    const transfers = 80;
+    const lines = Array.from({ length: transfers }, (_, index) =>
+      JSON.stringify({ transfer_id: `t${index}`, source_account_id: "a", destination_account_id: "b", amount: 1 }),
+    );
+    place.folder.write({ "transfers.jsonl": `${lines.join("\n")}\n` });
+    const sending = startProgram(["send", "command", "InitiateTransfer", "--file", "transfers.jsonl"], place);
+    const over = async () => {
+      const rows = await rowsOf(["query", "TransferSummary"], place);
+      return {
+        completed: rows.filter((row) => row["status"] === "completed").length,
+        failed: rows.filter((row) => row["status"] === "failed").length,
+      };
+    };
+    const ended = async () => Object.values(await over()).reduce((sum, count) => sum + count);
+    for (const share of [0.05, 0.4]) {
+      await until(`${share} of the transfers are over`, async () => (await ended()) >= share * transfers, SETTLED_ms);
+      await server.end("SIGKILL");
+      server = await startServer(place);
+    }
+    expect((await sending.ended).exitCode).toBe(0);
+    await until("all transfers are over", async () => (await ended()) === transfers, SETTLED_ms);
+    expect((await server.end("SIGTERM")).exitCode).toBe(0);
+    await settle(place);
+    expect(await over()).toEqual({ completed: 60, failed: 20 });
+    expect(await summaries(place)).toEqual({ a: { balance: 0, count: 61 }, b: { balance: 60, count: 60 } });
+    expect(await rowsOf(["dlq", "list"], place)).toEqual([]);
+  },
+  LIMIT_ms,
+);
+
 for (const [what, make] of [
   ["file", bank],
   ["Redis", bankOnRedis],
