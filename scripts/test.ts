@@ -8,7 +8,7 @@ import { spawn } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { startRedis } from "./services.ts";
+import { startPostgres, startRedis } from "./services.ts";
 
 const root = join(import.meta.dir, "..");
 const SUITES = ["unit", "types", "golden", "conformance", "e2e", "crash"] as const;
@@ -150,8 +150,14 @@ const redis = await startRedis().catch((error: unknown) => {
   count("redis for the tests", 0, 1);
   return null;
 });
+const postgres = await startPostgres().catch((error: unknown) => {
+  process.stdout.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  count("postgresql for the tests", 0, 1);
+  return null;
+});
 try {
   const environment = {
+    ...(postgres === null ? {} : { PROTEAN_TEST_POSTGRES_URL: postgres.url }),
     ...(redis === null ? {} : { PROTEAN_TEST_REDIS_URL: redis.url }),
     PROTEAN_TEST_BINARY: join(root, "dist", "protean"),
     ...(all ? { PROTEAN_TEST_ALL: "1" } : {}),
@@ -160,6 +166,7 @@ try {
   if (only.length === 0 || only.includes("smoke")) await smoke();
 } finally {
   await redis?.stop();
+  await postgres?.stop();
 }
 
 if (broken.length > 0) process.stdout.write(`\nfailed: ${broken.join(", ")}\n`);

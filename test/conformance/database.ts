@@ -25,6 +25,8 @@ export interface DatabaseUnderTest {
   second(): Promise<Database>;
   /** Lets this much time pass on the database's clock. */
   elapse(ms: number): Promise<void>;
+  /** Columns of integers keep 32 bits and refuse more, as Python's do in PostgreSQL; default any size. */
+  readonly integers?: "32 bits";
   dispose(): Promise<void>;
 }
 
@@ -176,8 +178,15 @@ export function databaseConformance(name: string, factory: () => Promise<Databas
       };
 
       test("every type comes back as it was written, big integers digit for digit", async () => {
-        await write(insert(FULL));
-        expect(await database.get("account", "a")).toEqual(FULL);
+        const full = under.integers === undefined ? FULL : { ...FULL, overdraft: 2_147_483_647 };
+        await write(insert(full));
+        expect(await database.get("account", "a")).toEqual(full);
+      });
+
+      test("an integer beyond the column is refused with the column's name", async () => {
+        if (under.integers === undefined) return;
+        await expect(write(insert(FULL))).rejects.toThrow("overdraft: 9007199254740993 is beyond");
+        await expect(write(account("a", { overdraft: -2_147_483_649 }))).rejects.toBeInstanceOf(ValidationError);
       });
 
       test("an absent value is null", async () => {
