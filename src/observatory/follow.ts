@@ -403,8 +403,10 @@ function nextId(id: string): string {
 }
 
 /** One line for every message and every run, as a tree of causes. */
-export function drawTree(messages: readonly FollowedMessage[]): readonly string[] {
+export function drawTree(all: readonly FollowedMessage[]): readonly string[] {
   const lines: string[] = [];
+  // The stored states of process managers are messages too; nobody asked for them.
+  const messages = all.filter(({ type, open, runs }) => open.length + runs.length > 0 || !/\._\w+Transition\.v\d+$/.test(type));
   const ids = new Set(messages.map(({ id }) => id));
   const childrenOf = (id: string) => messages.filter(({ causationId }) => causationId === id);
   const draw = (message: FollowedMessage, indent: string, isLast: boolean | null): void => {

@@ -22,6 +22,7 @@ test("the tree shows causes, handlers with outcome and duration, and what is sti
       open: ["Slow", "Projector"],
     }),
     message("Other", "Place"),
+    message("PM", "Place", { type: "Shop._TransferTransition.v1" }),
   ]);
   expect(lines).toEqual([
     "Shop.Place.v1 (Place)",
