@@ -8,7 +8,8 @@
  */
 import { afterEach, expect, test } from "bun:test";
 import { accessSync, constants, cpSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
+import process from "node:process";
 import { PAGES_WITH_KEYS, withKeys } from "../../scripts/docs.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { sharedRedis } from "../support/redis.ts";
@@ -144,6 +145,36 @@ const pages = [
     .filter((name) => name.endsWith(".md"))
     .map((name) => join("docs", name)),
 ];
+
+test(
+  "every TypeScript example has the right types",
+  async () => {
+    const folder = folderForPage();
+    folder.write({ "package.json": '{ "type": "module" }' });
+    for (const page of pages) {
+      for (const { language, words, text } of blocksOf(read(page))) {
+        if (language === "ts") folder.write({ [join(basename(page, ".md"), words[0] ?? "")]: text });
+      }
+    }
+    const options = {
+      paths: { protean: [join(root, "src", "mod.ts")], "protean/testing": [join(root, "src", "testing.ts")] },
+      typeRoots: [join(root, "node_modules", "@types")],
+    };
+    const settings = { extends: join(root, "tsconfig.json"), compilerOptions: options, include: [folder.path], exclude: [] };
+    folder.write({ "tsconfig.json": JSON.stringify(settings) });
+    const compiler = join(root, "node_modules", ".bin", "tsc");
+    // With the runtime's own folder on the PATH: the compiler is a script.
+    const ran = await startLine(`${compiler} --noEmit -p .`, {
+      directory: folder.path,
+      environment: { PATH: process.env["PATH"] ?? "" },
+    }).ended;
+    // The project's own sources are checked by scripts/test.sh.
+    const wrong = ran.stdout.split("\n").filter((line) => /^[^\s.]/.test(line) && !line.includes("src/"));
+    expect(wrong).toEqual([]);
+    expect(ran.stderr).toBe("");
+  },
+  LIMIT_ms,
+);
 
 test("every link to a file leads to one", () => {
   const broken = [...pages, "examples/fidelis/README.md"].flatMap((page) =>
