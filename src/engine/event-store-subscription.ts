@@ -7,19 +7,16 @@ import type { Log } from "../ports/log.ts";
 import type { Random } from "../ports/random.ts";
 import type { Telemetry } from "../ports/telemetry.ts";
 import type { Delivery, Outcome } from "./delivery.ts";
-import type { LeaseClaim, LeaseKeeper } from "./lease-keeper.ts";
-import { ReconnectPause } from "./reconnect-pause.ts";
+import type { LeaseKeeper } from "./lease-keeper.ts";
+import { LeasedLoop, messageOf } from "./leased-loop.ts";
 import { type FailureFacts, isBookkeeping, RecoveryLedger, type Unresolved } from "./recovery-ledger.ts";
-import type { Activity, Service, ServiceState, ServiceStatus } from "./service.ts";
+import type { Activity, Service, ServiceStatus } from "./service.ts";
 import type { EventStoreSettings } from "./settings.ts";
-import { WakeSignal } from "./wake-signal.ts";
 
 /** The shortest pause between two empty looks that nobody asked for (rulings 32). */
 const NET_ms = 250;
 /** A quiet subscription writes its cursor this long after the last message (G21, W11). */
 const FLUSH_ms = 500;
-/** While another engine owns the subscription; taking over is told by the lease keeper, this is the net. */
-const STANDBY_ms = 2_000;
 /** At most this many batches' worth of positions may wait for recovery before reading stops (rulings 31). */
 const PARKED_BATCHES = 10;
 
@@ -46,35 +43,26 @@ export class EventStoreSubscription implements Service {
   readonly #delivery: Delivery;
   readonly #store: EventStore;
   readonly #settings: EventStoreSettings;
-  readonly #keeper: LeaseKeeper;
+  readonly #loop: LeasedLoop;
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #telemetry: Telemetry;
   readonly #activity: Activity;
   readonly #workerId: string;
   readonly #ledger: RecoveryLedger;
-  readonly #wake: WakeSignal;
-  readonly #pause: ReconnectPause;
   readonly #group: string;
   /** When an unresolved position may run again, by the monotonic clock; those not in it are due. */
   readonly #due = new Map<number, number>();
   readonly #drain = new AbortController();
-  #claim: LeaseClaim | null = null;
-  #unsubscribe: () => void = () => {};
-  #loop: Promise<void> | null = null;
-  #state: ServiceState = "starting";
-  #stopping = false;
   #cursor = -1;
   #unwritten = 0;
   #lastMessage_ms = 0;
-  #cameRound_ms: number;
   #handled = 0;
   #failed = 0;
   #retried = 0;
   #exhausted = 0;
   #ignored = 0;
   #inFlight = 0;
-  #lastError: string | null = null;
 
   constructor(options: {
     /** Consumer group, and subscriber name in the bookkeeping streams. */
@@ -100,16 +88,21 @@ export class EventStoreSubscription implements Service {
     this.#store = options.store;
     this.#settings = options.settings;
     this.#workerId = options.workerId;
-    this.#keeper = options.keeper;
     this.#clock = options.clock;
     this.#log = options.log.with({ subscriber: options.handler, category: options.category });
     this.#telemetry = options.telemetry;
     this.#activity = options.activity;
-    this.#wake = new WakeSignal(options.clock);
-    this.#pause = new ReconnectPause({
+    this.#loop = new LeasedLoop({
+      name: this.name,
+      work: { begin: () => this.#begin(), turn: () => this.#turn(), end: () => this.#end() },
+      keeper: options.keeper,
+      leases: options.store.leases,
+      leaseName: `subscription:${this.name}`,
+      clock: options.clock,
       random: options.random,
       log: options.log,
       what: { subscriber: options.handler, store: options.store.address },
+      activity: options.activity,
     });
     this.#ledger = new RecoveryLedger({
       store: options.store,
@@ -119,37 +112,27 @@ export class EventStoreSubscription implements Service {
       random: options.random,
       log: this.#log,
     });
-    this.#cameRound_ms = options.clock.monotonic_ms();
   }
 
   start(): Promise<void> {
-    if (this.#loop !== null || this.#stopping) return Promise.resolve();
-    this.#claim = this.#keeper.want(this.#store.leases, `subscription:${this.name}`);
-    this.#claim.onChange(() => this.#wake.wake());
-    this.#unsubscribe = this.#store.onAppend(this.#wake.wake);
-    this.#loop = this.#run();
+    this.#loop.start((wake) => this.#store.onAppend(wake));
     return Promise.resolve();
   }
 
   quiesce(): void {
-    this.#stopping = true;
-    this.#wake.wake();
+    this.#loop.quiesce();
   }
 
   async stop(signal: AbortSignal): Promise<void> {
-    this.quiesce();
     const abort = () => this.#drain.abort();
     if (signal.aborted) abort();
     else signal.addEventListener("abort", abort, { once: true });
-    this.#unsubscribe();
-    await this.#loop;
+    await this.#loop.stop();
     signal.removeEventListener("abort", abort);
-    await this.#claim?.release().catch(() => {}); // the store is away: the lease runs out by itself
-    this.#state = "stopped";
   }
 
   idleFor_ms(): number {
-    return this.#clock.monotonic_ms() - this.#cameRound_ms;
+    return this.#loop.idleFor_ms();
   }
 
   status(): ServiceStatus {
@@ -159,7 +142,7 @@ export class EventStoreSubscription implements Service {
       handler: this.#handler,
       stream: this.#category,
       group: this.#group,
-      state: this.#state,
+      state: this.#loop.state,
       reason: this.#reason(),
       handled: this.#handled,
       failed: this.#failed,
@@ -168,7 +151,7 @@ export class EventStoreSubscription implements Service {
       ignored: this.#ignored,
       inFlight: this.#inFlight,
       parked: this.#ledger.unresolved.size,
-      lastError: this.#lastError,
+      lastError: this.#loop.lastError,
       circuit: null,
       slow: null,
     };
@@ -180,43 +163,20 @@ export class EventStoreSubscription implements Service {
   }
 
   #reason(): string | null {
-    if (this.#pause.reason !== null) return this.#pause.reason;
-    if (this.#state === "standby") return "another engine owns this subscription";
-    if (this.#state === "held") return `${this.#ledger.unresolved.size} positions wait for recovery`;
-    return null;
+    const { state, unreachable } = this.#loop;
+    if (unreachable !== null) return unreachable;
+    if (state === "standby") return "another engine owns this subscription";
+    return state === "held" ? `${this.#ledger.unresolved.size} positions wait for recovery` : null;
   }
 
-  async #run(): Promise<void> {
-    let generation = 0;
-    await this.#claim?.tried;
-    while (!this.#stopping) {
-      this.#cameRound_ms = this.#clock.monotonic_ms();
-      const lease = this.#claim?.lease ?? null;
-      if (lease === null) {
-        this.#state = "standby";
-        this.#activity.empty(this.name, null);
-        await this.#wake.sleep(Math.min(STANDBY_ms, this.#activity.restMax_ms ?? STANDBY_ms));
-        continue;
-      }
-      try {
-        if (generation !== lease.generation) {
-          this.#cursor = await this.#ledger.load(this.#settings.enableRecovery);
-          this.#unwritten = 0;
-          this.#due.clear();
-          generation = lease.generation;
-        }
-        await this.#turn();
-        this.#pause.succeeded();
-      } catch (error) {
-        generation = error instanceof ExpectedVersionError ? 0 : generation;
-        this.#state = "unreachable";
-        this.#lastError = messageOf(error);
-        this.#activity.unknown(this.name);
-        const pause_ms = this.#pause.failed_ms(error);
-        if (!this.#stopping) await this.#wake.sleep(pause_ms);
-      }
-    }
-    if ((this.#claim?.lease ?? null) === null || generation === 0 || this.#unwritten === 0) return;
+  async #begin(): Promise<void> {
+    this.#cursor = await this.#ledger.load(this.#settings.enableRecovery);
+    this.#unwritten = 0;
+    this.#due.clear();
+  }
+
+  async #end(): Promise<void> {
+    if (this.#unwritten === 0) return;
     try {
       await this.#ledger.write(this.#cursor);
     } catch (error) {
@@ -227,10 +187,10 @@ export class EventStoreSubscription implements Service {
   async #turn(): Promise<void> {
     const recovered = await this.#recover();
     const held = this.#ledger.unresolved.size >= PARKED_BATCHES * this.#settings.messagesPerTick;
-    this.#state = held ? "held" : "running";
+    if (held) this.#loop.state = "held";
     const page = held ? [] : await this.#store.readCategory(this.#category, this.#cursor + 1, this.#settings.messagesPerTick);
     for (const row of page) {
-      if (this.#stopping || (this.#claim?.lease ?? null) === null) return;
+      if (!this.#loop.isOwner) return;
       await this.#handle(row);
     }
     if (page.length > 0 || recovered) {
@@ -244,16 +204,15 @@ export class EventStoreSubscription implements Service {
     const due_ms = this.#nextDue_ms();
     this.#activity.empty(this.name, due_ms);
     const quiet_ms = this.#clock.monotonic_ms() - this.#lastMessage_ms;
-    let limit_ms = Math.min(Math.max(NET_ms, this.#settings.tickInterval_ms), this.#activity.restMax_ms ?? Number.POSITIVE_INFINITY);
+    let limit_ms = Math.max(NET_ms, this.#settings.tickInterval_ms);
     // Passing our own records doesn't count: writing the cursor for them would be another record of ours, for ever (known-traps B7).
     if (this.#unwritten > 0) {
       if (quiet_ms >= FLUSH_ms) {
-        await this.#ledger.write(this.#cursor);
-        this.#unwritten = 0;
+        await this.#writeCursor();
       } else limit_ms = Math.min(limit_ms, FLUSH_ms - quiet_ms);
     }
     if (due_ms !== null) limit_ms = Math.min(limit_ms, due_ms);
-    if (!this.#stopping) await this.#wake.sleep(Math.max(1, limit_ms));
+    await this.#loop.rest(limit_ms);
   }
 
   /** Runs one message of the page, or decides that nothing is to run, and moves the cursor past it. */
@@ -309,9 +268,17 @@ export class EventStoreSubscription implements Service {
     this.#cursor = row.globalPosition;
     this.#lastMessage_ms = this.#clock.monotonic_ms();
     this.#unwritten += 1;
-    if (this.#unwritten >= this.#settings.positionUpdateInterval) {
+    if (this.#unwritten >= this.#settings.positionUpdateInterval) await this.#writeCursor();
+  }
+
+  async #writeCursor(): Promise<void> {
+    try {
       await this.#ledger.write(this.#cursor);
       this.#unwritten = 0;
+    } catch (error) {
+      // Somebody else wrote: a Python engine beside us, or an owner we don't know of. What they say counts.
+      if (error instanceof ExpectedVersionError) this.#loop.beginAgain();
+      throw error;
     }
   }
 
@@ -333,7 +300,7 @@ export class EventStoreSubscription implements Service {
   }
 
   async #deliver(message: DecodedMessage, row: StoredMessage, attempt: number): Promise<Outcome> {
-    const lease = this.#claim?.lease ?? null;
+    const { lease } = this.#loop;
     this.#inFlight = 1;
     try {
       return await this.#delivery.deliver(message, {
@@ -352,7 +319,7 @@ export class EventStoreSubscription implements Service {
 
   #noteFailure(error: unknown): void {
     this.#failed += 1;
-    this.#lastError = messageOf(error);
+    this.#loop.noteError(error);
   }
 
   /** Time before the next retry: soon for the first, then the interval of the recovery pass. */
@@ -391,7 +358,7 @@ export class EventStoreSubscription implements Service {
     const now_ms = this.#clock.monotonic_ms();
     let ran = false;
     for (const entry of this.#heads()) {
-      if (this.#stopping || (this.#claim?.lease ?? null) === null) break;
+      if (!this.#loop.isOwner) break;
       if ((this.#due.get(entry.position) ?? 0) > now_ms) continue;
       ran = true;
       await this.#retry(entry);
@@ -480,8 +447,4 @@ function factsOf(message: DecodedMessage | null, row: StoredMessage, error?: unk
   const facts = { messageType: message?.type ?? row.type, messageId: message?.id ?? row.id };
   if (error === undefined) return facts;
   return { ...facts, error: { class: error instanceof Error ? error.name : "Error", message: messageOf(error) } };
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -8,11 +8,10 @@ import type { Log } from "../ports/log.ts";
 import type { OutboxOutcome, OutboxRow } from "../ports/outbox-store.ts";
 import type { Random } from "../ports/random.ts";
 import type { Telemetry } from "../ports/telemetry.ts";
-import type { LeaseClaim, LeaseKeeper } from "./lease-keeper.ts";
-import { ReconnectPause } from "./reconnect-pause.ts";
-import type { Activity, Service, ServiceState, ServiceStatus } from "./service.ts";
+import type { LeaseKeeper } from "./lease-keeper.ts";
+import { LeasedLoop, messageOf } from "./leased-loop.ts";
+import type { Activity, Service, ServiceStatus } from "./service.ts";
 import type { OutboxSettings } from "./settings.ts";
-import { WakeSignal } from "./wake-signal.ts";
 
 /** Without a wake the table is looked at this often: rows of writers that can't wake us, claims of others that ran out. */
 const NET_ms = 2_000;
@@ -40,7 +39,7 @@ export class OutboxProcessor implements Service {
   readonly #broker: Broker;
   readonly #external: boolean;
   readonly #settings: OutboxSettings;
-  readonly #keeper: LeaseKeeper;
+  readonly #loop: LeasedLoop;
   readonly #clock: Clock;
   readonly #random: Random;
   readonly #log: Log;
@@ -48,20 +47,11 @@ export class OutboxProcessor implements Service {
   readonly #activity: Activity;
   /** Claims carry it; the part before the instance is the same in every engine, so a successor knows a predecessor's claims. */
   readonly #owner: string;
-  readonly #wake: WakeSignal;
-  readonly #pause: ReconnectPause;
-  #claim: LeaseClaim | null = null;
-  #unsubscribe: () => void = () => {};
-  #loop: Promise<void> | null = null;
-  #stopping = false;
-  #state: ServiceState = "starting";
-  #cameRound_ms: number;
   #cleanupDue_ms: number;
   #published = 0;
   #failed = 0;
   #abandoned = 0;
   #inFlight = 0;
-  #lastError: string | null = null;
 
   constructor(options: {
     readonly database: Database;
@@ -81,57 +71,53 @@ export class OutboxProcessor implements Service {
     this.#broker = options.broker;
     this.#external = options.external;
     this.#settings = options.settings;
-    this.#keeper = options.keeper;
     this.#clock = options.clock;
     this.#random = options.random;
     this.#log = options.log.with({ processor: this.name });
     this.#telemetry = options.telemetry;
     this.#activity = options.activity;
     this.#owner = `${this.name}:${options.instanceId}`;
-    this.#wake = new WakeSignal(options.clock);
-    this.#pause = new ReconnectPause({
+    this.#loop = new LeasedLoop({
+      name: this.name,
+      work: { begin: () => this.#freePredecessors(), turn: () => this.#turn(), end: () => Promise.resolve() },
+      keeper: options.keeper,
+      leases: options.database.leases,
+      leaseName: `outbox:${options.database.name}:${options.broker.name}`,
+      clock: options.clock,
       random: options.random,
       log: options.log,
       what: { processor: this.name, broker: options.broker.address },
+      activity: options.activity,
     });
-    this.#cameRound_ms = options.clock.monotonic_ms();
-    this.#cleanupDue_ms = this.#cameRound_ms + options.settings.cleanup.interval_ms;
+    this.#cleanupDue_ms = options.clock.monotonic_ms() + options.settings.cleanup.interval_ms;
   }
 
   start(): Promise<void> {
-    if (this.#loop !== null || this.#stopping) return Promise.resolve();
-    this.#claim = this.#keeper.want(this.#database.leases, `outbox:${this.#database.name}:${this.#broker.name}`);
-    this.#claim.onChange(() => this.#wake.wake());
-    this.#unsubscribe = this.#database.outbox.onInsert(this.#wake.wake);
-    this.#loop = this.#run();
+    this.#loop.start((wake) => this.#database.outbox.onInsert(wake));
     return Promise.resolve();
   }
 
   /** Committed work goes on being published while the engine drains. */
   quiesce(): void {}
 
-  async stop(_signal: AbortSignal): Promise<void> {
-    this.#stopping = true;
-    this.#unsubscribe();
-    this.#wake.wake();
-    await this.#loop;
-    await this.#claim?.release().catch(() => {}); // the store is away: the lease runs out by itself
-    this.#state = "stopped";
+  stop(_signal: AbortSignal): Promise<void> {
+    return this.#loop.stop();
   }
 
   idleFor_ms(): number {
-    return this.#clock.monotonic_ms() - this.#cameRound_ms;
+    return this.#loop.idleFor_ms();
   }
 
   status(): ServiceStatus {
+    const { lastError, state, unreachable } = this.#loop;
     return {
       name: this.name,
       kind: "outbox",
       handler: `${this.#database.name} -> ${this.#broker.name}`,
       stream: "outbox",
       group: null,
-      state: this.#state,
-      reason: this.#pause.reason ?? (this.#state === "standby" ? "another engine publishes this outbox" : null),
+      state,
+      reason: unreachable ?? (state === "standby" ? "another engine publishes this outbox" : null),
       handled: this.#published,
       failed: this.#failed,
       retried: this.#failed,
@@ -139,58 +125,10 @@ export class OutboxProcessor implements Service {
       ignored: 0,
       inFlight: this.#inFlight,
       parked: 0,
-      lastError: this.#lastError,
+      lastError,
       circuit: null,
       slow: null,
     };
-  }
-
-  async #run(): Promise<void> {
-    let generation = 0;
-    await this.#claim?.tried;
-    while (!this.#stopping) {
-      this.#cameRound_ms = this.#clock.monotonic_ms();
-      const lease = this.#claim?.lease ?? null;
-      if (lease === null) {
-        this.#state = this.#pause.reason === null ? "standby" : "unreachable";
-        this.#activity.empty(this.name, null);
-        await this.#wake.sleep(this.#rest_ms());
-        continue;
-      }
-      try {
-        if (generation !== lease.generation) {
-          await this.#freePredecessors();
-          generation = lease.generation;
-        }
-        this.#state = "running";
-        const busy = await this.#turn();
-        this.#pause.succeeded();
-        if (busy) this.#activity.productive(this.name);
-        else {
-          await this.#cleanup();
-          const due_ms = await this.#database.outbox.nextDue_ms(this.#broker.name);
-          this.#activity.empty(this.name, due_ms);
-          if (!this.#stopping) await this.#wake.sleep(Math.max(1, Math.min(this.#rest_ms(), due_ms ?? NET_ms)));
-        }
-      } catch (error) {
-        this.#state = "unreachable";
-        this.#lastError = messageOf(error);
-        this.#activity.unknown(this.name);
-        const pause_ms = this.#pause.failed_ms(error);
-        if (!this.#stopping) await this.#sleepThrough(pause_ms);
-      }
-    }
-  }
-
-  #rest_ms(): number {
-    return Math.min(NET_ms, this.#activity.restMax_ms ?? NET_ms);
-  }
-
-  /** Sleeps the whole pause although rows keep arriving; only stopping ends it. */
-  async #sleepThrough(pause_ms: number): Promise<void> {
-    const until_ms = this.#clock.monotonic_ms() + pause_ms;
-    for (let left_ms = pause_ms; left_ms > 0 && !this.#stopping; left_ms = until_ms - this.#clock.monotonic_ms())
-      await this.#wake.sleep(left_ms);
   }
 
   /** Whoever of us held claims before holds them no more: the lease says so. Claims of other programs (Python) are left to run out. */
@@ -202,7 +140,19 @@ export class OutboxProcessor implements Service {
     }
   }
 
-  async #turn(): Promise<boolean> {
+  async #turn(): Promise<void> {
+    if (await this.#publishBatch()) {
+      this.#activity.productive(this.name);
+      return;
+    }
+    await this.#cleanup();
+    const due_ms = await this.#database.outbox.nextDue_ms(this.#broker.name);
+    this.#activity.empty(this.name, due_ms);
+    await this.#loop.rest(Math.min(NET_ms, due_ms ?? NET_ms));
+  }
+
+  /** Answers whether anything became of a row. */
+  async #publishBatch(): Promise<boolean> {
     const rows = await this.#database.outbox.claim({
       broker: this.#broker.name,
       limit: this.#settings.messagesPerTick,
@@ -292,10 +242,8 @@ export class OutboxProcessor implements Service {
         await this.#database.outbox.settle(this.#owner, outcome);
         return;
       } catch (error) {
-        if (this.#stopping || (this.#claim?.lease ?? null) === null) throw error;
-        this.#state = "unreachable";
-        this.#lastError = messageOf(error);
-        await this.#sleepThrough(this.#pause.failed_ms(error));
+        if (!this.#loop.isOwner) throw error;
+        await this.#loop.pauseAfter(error);
       }
     }
   }
@@ -310,7 +258,7 @@ export class OutboxProcessor implements Service {
     const prefix = this.#external ? "outbox.external_" : "outbox.";
     for (const { id, entryId } of outcome.published) this.#trace(byId.get(id), `${prefix}published`, "ok", null, entryId);
     for (const { id, error } of [...outcome.failed, ...outcome.abandoned]) {
-      this.#lastError = error;
+      this.#loop.noteError(error);
       this.#telemetry.count("outbox.failed", { broker });
       this.#log.warning("outbox.publish_failed", { message_id: byId.get(id)?.messageId, error });
       this.#trace(byId.get(id), `${prefix}failed`, "error", error);
@@ -364,8 +312,4 @@ export class OutboxProcessor implements Service {
 export function outboxRetryWait_ms(attempt: number, retry: OutboxSettings["retry"], random: Random): number {
   const wait_ms = Math.min(retry.baseDelay_ms * retry.multiplier ** (attempt - 1), retry.maxBackoff_ms);
   return wait_ms * (1 + retry.jitterFactor * (2 * random.float() - 1));
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
