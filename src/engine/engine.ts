@@ -22,6 +22,7 @@ import { StreamReader } from "./stream-reader.ts";
 import { StreamSubscription } from "./stream-subscription.ts";
 import type { EventStorePlan, Registered, StreamPlan, SubscriptionPlan } from "./subscription-plan.ts";
 import { isWanted, planSubscriptions } from "./subscription-plan.ts";
+import { Suspects } from "./suspects.ts";
 
 /** Loops come round this often in test mode (engine.md §4). */
 const TEST_MODE_NET_ms = 10;
@@ -149,6 +150,7 @@ export class Engine {
   readonly #board: ActivityBoard | null;
   readonly #keeper: LeaseKeeper;
   readonly #reachability: Reachability;
+  readonly #suspects: Suspects;
   readonly #parts = new Map<string, BrokerParts>();
   readonly #subscriptions: StreamSubscription[] = [];
   readonly #services: { readonly service: Service; readonly after: BrokerParts | null }[] = [];
@@ -174,6 +176,7 @@ export class Engine {
       gone: async () => (await this.#parts.get("default")?.instances.gone()) ?? new Set<string>(),
     });
     this.#reachability = new Reachability(stores.clock);
+    this.#suspects = new Suspects(stores.clock);
     for (const [name, database] of stores.databases) this.#reachability.watch(`database ${name}`, () => database.ping());
     for (const [name, broker] of stores.brokers) this.#reachability.watch(`broker ${name}`, () => broker.ping());
     this.#reachability.watch("event store", () => stores.eventStore.ping());
@@ -448,6 +451,7 @@ export class Engine {
       instances: parts.instances,
       keeper: this.#keeper,
       pause: parts.pause,
+      suspects: this.#suspects,
       stream: plan.stream,
       group: plan.group,
       consumer: consumerName(plan.className, this.#options.instance),

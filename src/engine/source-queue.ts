@@ -109,7 +109,8 @@ export class SourceQueue<Item extends Queued> {
 
   /** Takes out everything that is not begun. Source streams of running entries stay taken. */
   drain(): readonly Item[] {
-    const items = [...this.#released.splice(0), ...this.#ready.slice(this.#head)];
+    const released = this.#released.splice(0);
+    const items = [...released, ...this.#ready.slice(this.#head)];
     this.#ready = [];
     this.#head = 0;
     for (const [source, behind] of this.#taken) {
@@ -118,6 +119,7 @@ export class SourceQueue<Item extends Queued> {
       this.#taken.set(source, null);
     }
     this.#parked = 0;
+    for (const item of released) this.release(item);
     return items;
   }
 

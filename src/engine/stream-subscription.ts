@@ -21,6 +21,7 @@ import type { StreamSettings } from "./settings.ts";
 import { SourceQueue } from "./source-queue.ts";
 import { HeldEntry } from "./stream-entry.ts";
 import type { ReadSource, StreamReader } from "./stream-reader.ts";
+import { Suspects } from "./suspects.ts";
 import type { TakenEntry } from "./take-over.ts";
 import { removeDeadConsumers, takeOver } from "./take-over.ts";
 
@@ -59,6 +60,8 @@ export interface StreamSubscriptionOptions {
   readonly instances: InstanceWatch;
   readonly keeper: LeaseKeeper;
   readonly pause: ReconnectPause;
+  /** Shared by all subscriptions of the process. */
+  readonly suspects?: Suspects;
   readonly stream: string;
   readonly group: string;
   readonly consumer: string;
@@ -103,6 +106,7 @@ export class StreamSubscription implements Service {
   readonly #telemetry: Telemetry;
   readonly #delivery: Delivery;
   readonly #breaker: CircuitBreaker;
+  readonly #suspects: Suspects;
   readonly #queue = new SourceQueue<HeldEntry>();
   readonly #delayed: RetrySchedule<HeldEntry>;
   /** Everything pending under our name that we know of, by stream and id. */
@@ -159,6 +163,7 @@ export class StreamSubscription implements Service {
     this.#clock = options.clock;
     this.#log = options.log.with({ subscription: options.name });
     this.#telemetry = options.telemetry;
+    this.#suspects = options.suspects ?? new Suspects(options.clock);
     this.#batch = Math.max(1, options.settings.messagesPerTick);
     this.#maxRuns = Math.max(1, options.settings.maxRetries);
     this.#replayStream = `${options.stream}:replay:${options.group}`;
@@ -272,7 +277,12 @@ export class StreamSubscription implements Service {
     this.#options.reader.remove(this.#mainSource);
     this.#closeReplay();
     for (const entry of this.#held.values()) entry.lost = true;
-    for (const entry of [...this.#queue.drain(), ...this.#delayed.clear()]) this.#forget(entry);
+    for (const entry of this.#queue.drain()) this.#forget(entry);
+    for (const entry of this.#delayed.clear()) {
+      this.#forget(entry);
+      // Should the lease come back, its source stream must not wait for it.
+      this.#queue.release(entry);
+    }
     this.#wakeRoomWaiters();
   }
 
@@ -598,8 +608,8 @@ export class StreamSubscription implements Service {
         this.#queue.release(entry);
         continue;
       }
-      if (entry.counted && entry.failures.length === 0 && entry.used >= Math.max(2, this.#maxRuns)) {
-        // Taken over, and every run of it ended with its process. With one attempt allowed the count of 1 may come from being read only (rulings 6).
+      if (this.#deaths(entry) >= this.#maxDeaths) {
+        // Taken over, and every run of it ended with its process.
         this.#giveUp(entry, new ProteanError("PROCESS_DIED", `the process handling it died ${entry.used} times`), null);
         continue;
       }
@@ -643,7 +653,34 @@ export class StreamSubscription implements Service {
     return wanted === null || (originStream !== null && categoryOf(originStream) === wanted);
   }
 
-  async #process(entry: HeldEntry): Promise<void> {
+  /** Runs that ended with their process, as far as it can be known; what failed before it was taken over counts too. */
+  #deaths(entry: HeldEntry): number {
+    return entry.counted && entry.failures.length === 0 ? entry.used : 0;
+  }
+
+  /** With one attempt allowed the count of 1 may come from being read only (rulings 6). */
+  get #maxDeaths(): number {
+    return Math.max(2, this.#maxRuns);
+  }
+
+  #process(entry: HeldEntry): Promise<void> {
+    return this.#deaths(entry) < this.#maxDeaths - 1 ? this.#runCounted(entry) : this.#runAlone(entry);
+  }
+
+  async #runAlone(entry: HeldEntry): Promise<void> {
+    const leave = await this.#suspects.enter();
+    try {
+      if (this.#phase === "running" && !entry.lost) await this.#runCounted(entry);
+      else {
+        this.#breaker.neutral();
+        this.#wait(entry, 0);
+      }
+    } finally {
+      leave();
+    }
+  }
+
+  async #runCounted(entry: HeldEntry): Promise<void> {
     const attempt = entry.used + 1;
     this.#running += 1;
     if (entry.counted) {

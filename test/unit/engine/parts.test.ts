@@ -2,11 +2,14 @@ import { describe, expect, test } from "bun:test";
 import { ActivityBoard } from "../../../src/engine/activity-board.ts";
 import { Counters } from "../../../src/engine/counters.ts";
 import { instanceOfConsumer } from "../../../src/engine/instance-watch.ts";
+import { LeaseKeeper } from "../../../src/engine/lease-keeper.ts";
 import { RetrySchedule } from "../../../src/engine/retry-schedule.ts";
 import { compareIds, SourceQueue } from "../../../src/engine/source-queue.ts";
+import { Suspects } from "../../../src/engine/suspects.ts";
 import { TraceWriter } from "../../../src/engine/trace-writer.ts";
 import type { Broker } from "../../../src/ports/broker.ts";
 import { silentLog } from "../../../src/ports/log.ts";
+import { memoryStores } from "../../support/engine-bench.ts";
 import { ManualClock } from "../../support/manual-clock.ts";
 
 const item = (id: string, source: string | null) => ({ id, sourceStream: () => source });
@@ -52,6 +55,56 @@ describe("the queue of a subscription", () => {
     queue.add([item("6-0", "A")]);
     expect(queue.take(none)).toBeNull();
   });
+
+  test("a source stream whose retry was drained is free again: after a lost and regained lease it goes on", () => {
+    const queue = new SourceQueue<ReturnType<typeof item>>();
+    const [a1, a2] = [item("1-0", "A"), item("2-0", "A")];
+    queue.add([a1, a2]);
+    queue.take(none);
+    queue.again(a1);
+    expect(queue.take(none)).toBe(a1);
+    queue.putBack(a1);
+    expect(queue.drain()).toEqual([a1, a2]);
+    queue.add([a2]);
+    expect(queue.take(none)).toBe(a2);
+  });
+});
+
+describe("the keeper of leases", () => {
+  test("takes at once what an owner holds whose process has ended, and leaves the living alone", async () => {
+    const { leases } = (await memoryStores()).database;
+    await leases.acquire("outbox", "dead", 60_000);
+    await leases.acquire("projector", "alive", 60_000);
+    const keeper = new LeaseKeeper({ owner: "own", clock: new ManualClock(), log: silentLog, gone: async () => new Set(["dead"]) });
+    const taken = Promise.withResolvers<boolean>();
+    const [outbox, projector] = [keeper.want(leases, "outbox"), keeper.want(leases, "projector")];
+    outbox.onChange(taken.resolve);
+    expect(await taken.promise).toBe(true);
+    await projector.tried;
+    expect([outbox.lease?.owner, projector.lease]).toEqual(["own", null]);
+    expect((await leases.holders("")).map(({ name, owner }) => `${name} ${owner}`)).toEqual(["outbox own", "projector alive"]);
+    await keeper.stop();
+  });
+});
+
+test("of messages that may have killed their process one runs at a time, unless it takes long", async () => {
+  const clock = new ManualClock();
+  const suspects = new Suspects(clock);
+  const entered: string[] = [];
+  const enter = async (name: string) => {
+    const leave = await suspects.enter();
+    entered.push(name);
+    return leave;
+  };
+  const [first, second, third] = [enter("first"), enter("second"), enter("third")];
+  await clock.settle();
+  expect(entered).toEqual(["first"]);
+  (await first)();
+  await clock.settle();
+  expect(entered).toEqual(["first", "second"]);
+  await clock.advance(5_000);
+  expect(entered).toEqual(["first", "second", "third"]);
+  await Promise.all([second, third]);
 });
 
 test("retries come due in order, with one timer for all of them", async () => {
