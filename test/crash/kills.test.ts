@@ -1,26 +1,14 @@
 /** Servers that are killed under load (G1 to G3, G20 to G26, G31; rulings 8, 11, 74). */
-import { afterAll, afterEach, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { until } from "../support/until.ts";
-import { BACKENDS, figures, type Server, Site } from "./harness.ts";
+import { BACKENDS, type Server, type Site } from "./harness.ts";
+import { sitesOfFile } from "./sites.ts";
 
 const LIMIT_ms = 120_000;
 const IS_LONG = process.env["PROTEAN_TEST_ALL"] === "1";
 const ROUNDS = IS_LONG ? 60 : 8;
 const ENTRIES = IS_LONG ? 1_500 : 240;
-const sites: Site[] = [];
-
-afterEach(async () => {
-  for (const site of sites.splice(0)) await site.close();
-});
-afterAll(() => {
-  process.stderr.write(`ledger: ${JSON.stringify(figures)}\n`);
-});
-
-async function siteOf(...given: Parameters<typeof Site.make>): Promise<Site> {
-  const site = await Site.make(...given);
-  sites.push(site);
-  return site;
-}
+const siteOf = sitesOfFile();
 
 /** Waits until handlers have begun `more` runs since now, or everything is done. */
 async function afterRuns(site: Site, more: number, done: () => boolean): Promise<void> {

@@ -12,7 +12,7 @@ export const domain = new Domain("ledger");
 
 // ------------------------------------------------------------------------------------------------------------ what happens
 
-/** `mood` says how Recorder takes it: fine, poison (throws), deadly (ends the process), stuck (never settles), gated (waits for a file). */
+/** `mood` says how Recorder (gated: Tally too; twice: Archive instead) takes it: fine, poison (throws), deadly (ends the process), stuck (settles long after its time), gated (waits for a file), twice (fails once). */
 const posting = {
   bookId: f.identifier(),
   entryId: f.string(),
@@ -137,8 +137,9 @@ function step(row: { count: number; last: number; backwards: number }, number: n
 
 export const Tally = domain
   .projector("Tally", { projectorFor: BookTally, aggregates: [Book], idempotent: true })
-  .on(Posted, async ({ bookId, entryId, number }, context) => {
+  .on(Posted, async ({ bookId, entryId, mood, number }, context) => {
     ran("Tally", entryId, context);
+    if (mood === "gated") await opened("gate");
     const rows = domain.repositoryFor(BookTally);
     const row = (await rows.getOrNull(bookId)) ?? new BookTally({ bookId });
     step(row, number);
