@@ -75,6 +75,14 @@ export async function openStores(
       const predefined = database.name === "memory" && config.origins.get("databases.memory.provider") === undefined;
       if (predefined && !uses.has(database.name)) continue;
       requireProvider("database", database.provider);
+      if (database.provider === "postgresql") {
+        const { openPostgres } = await import("../adapters/postgresql/mod.ts");
+        const { name, uri, schema, poolMax, poolRecycle_ms } = database;
+        const postgres = await openPostgres({ name, url: uri, schema, poolMax, poolRecycle_ms, clock, random, log });
+        closers.push(() => postgres.close());
+        databases.set(name, postgres);
+        continue;
+      }
       const file = fileOf(database);
       const shared = await sqlite(file);
       if (database.name === "default") databases.set(database.name, shared.database);
@@ -86,7 +94,7 @@ export async function openStores(
       }
     }
     requireProvider("event store", config.eventStore.provider);
-    const eventStore: EventStore = (await sqlite(fileOf(config.eventStore))).eventStore;
+    const eventStore = await openEventStore(config, databases, tools, async (part) => (await sqlite(fileOf(part))).eventStore, closers);
     const brokers = new Map<string, Broker>();
     for (const broker of Object.values(config.brokers)) {
       if (broker.provider === "redis") {
@@ -152,6 +160,22 @@ async function armed(stores: ConnectedStores): Promise<ConnectedStores> {
   ]);
   stores.log.warning("crash_point.armed", { point });
   return withCrashPoints(stores, parseCrashPoint(point, endAsKilled));
+}
+
+/** Message DB beside tables of the same PostgreSQL database shares their connections, so that a unit of work is one transaction (D7). */
+async function openEventStore(
+  { eventStore }: Config,
+  databases: ReadonlyMap<string, Database>,
+  { clock, random, log }: Tools,
+  embedded: (part: { readonly provider: string; readonly file?: string }) => Promise<EventStore>,
+  closers: (() => Promise<void>)[],
+): Promise<EventStore> {
+  if (eventStore.provider !== "message_db") return await embedded(eventStore);
+  const { openMessageDb } = await import("../adapters/postgresql/mod.ts");
+  const pool = eventStore.maxConnections === null ? {} : { poolMax: eventStore.maxConnections };
+  const store = await openMessageDb({ url: eventStore.uri, databases: [...databases.values()], clock, random, log, ...pool });
+  closers.push(() => store.close());
+  return store;
 }
 
 function redisTuning(broker: Extract<BrokerConfig, { provider: "redis" }>): { readonly options?: { readonly deadline_ms: number } } {

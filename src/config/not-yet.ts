@@ -17,8 +17,6 @@ export const PROVIDERS = {
 
 /** Providers that are named above and not in this version: kind and name → what to use instead. */
 const PROVIDERS_NOT_YET: Readonly<Record<string, string>> = {
-  "database postgresql": "use sqlite or memory",
-  "event store message_db": "use sqlite or memory",
   "broker redis_pubsub": "use redis, sqlite or inline",
   "cache redis": "use memory",
 };

@@ -81,7 +81,7 @@ async function follow(page: string, folder: TemporaryFolder): Promise<void> {
       } else if (language === "sh") {
         const lines = text.split("\n").map((one) => one.replace(/\s+#.*$/, "").trim());
         for (const one of lines.filter((each) => each !== "")) {
-          if (first === "repository") accessSync(join(root, one.split(" ")[0] ?? ""), constants.X_OK);
+          if (first === "repository") accessSync(join(root, one.split(" ").find((word) => word.endsWith(".sh")) ?? ""), constants.R_OK);
           else await runLine(one, first === "redis" ? { REDIS_URL: await sharedRedis() } : {}, first === "fails");
         }
       } else throw new Error(`nobody knows how to run a block of "${language}"`);

@@ -371,12 +371,6 @@ describe("values", () => {
 
 describe("what this version lacks is refused clearly", () => {
   test.each([
-    [
-      "[databases.default]\nprovider='postgresql'\ndatabase_uri='x'",
-      "provider postgresql is not in this version; use sqlite or memory",
-      "domain.toml:2",
-    ],
-    ["[event_store]\nprovider='message_db'", "provider message_db is not in this version; use sqlite or memory", "domain.toml:2"],
     ["[brokers.default]\nprovider='redis_pubsub'\nURI='redis://a'", "provider redis_pubsub is not in this version", "domain.toml:2"],
     ["[databases.default]\nprovider='mysql'", 'unknown database provider "mysql"; use one of: memory, sqlite', "domain.toml:2"],
     ["[event_store]\nprovider='mongo'", "unknown event store provider", "domain.toml:2"],
