@@ -58,6 +58,8 @@ export interface Context {
 }
 
 const storage = new AsyncLocalStorage<Context>();
+/** What `processingPriority` gave where no context was open: for those that are opened inside. */
+const priorityOutside = new AsyncLocalStorage<number>();
 
 /** The open context, or null outside of all. */
 export function currentContext(): Context | null {
@@ -70,7 +72,16 @@ export function openContext<R>(domain: Domain, changes: Partial<Omit<Context, "d
   const base: Context =
     outer !== null && outer.domain === domain
       ? outer
-      : { domain, values: {}, unit: null, message: null, correlationId: null, causationId: null, priority: null, limit: null };
+      : {
+          domain,
+          values: {},
+          unit: null,
+          message: null,
+          correlationId: null,
+          causationId: null,
+          priority: outer === null ? (priorityOutside.getStore() ?? null) : null,
+          limit: null,
+        };
   return storage.run({ ...base, ...changes }, fn);
 }
 
@@ -132,11 +143,11 @@ export function closedError(doing: string, because: string | null): UnitOfWorkCl
 /**
  * Gives everything that `fn` raises or processes this priority, unless a call names its own.
  * @example await processingPriority(Priority.BULK, () => importAll())
- * @throws NoDomainException outside of a context
  */
 export function processingPriority<R>(priority: number, fn: () => R): R {
   if (!Number.isSafeInteger(priority)) throw new IncorrectUsageError(`processingPriority: ${priority} is no integer`);
-  return openContext(currentDomain(), { priority }, fn);
+  const context = currentContext();
+  return context === null ? priorityOutside.run(priority, fn) : openContext(context.domain, { priority }, fn);
 }
 
 function writable(key: string | symbol): Record<string, unknown> {

@@ -124,6 +124,15 @@ describe("priority", () => {
     expect((await lastStored(on, "CloseAccount")).metadata.domain.priority).toBe(3);
     expect(on.commits.at(-1)?.set.outbox.map(({ priority }) => priority)).toEqual([3]);
   });
+
+  test("needs no context of its own around it", async () => {
+    const { domain, on, open, CloseAccount } = await banking();
+    await open("A1");
+    await processingPriority(Priority.LOW, () => domain.process(new CloseAccount({ accountId: "A1" })));
+    expect((await lastStored(on, "CloseAccount")).metadata.domain.priority).toBe(-50);
+    await domain.process(new CloseAccount({ accountId: "A1" }));
+    expect((await lastStored(on, "CloseAccount")).metadata.domain.priority).toBe(0);
+  });
 });
 
 describe("deadlines", () => {
