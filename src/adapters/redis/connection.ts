@@ -1,3 +1,4 @@
+import "./driver-tracing.ts";
 import { Command, type Pipeline, Redis, type RedisOptions } from "ioredis";
 import { ConnectionError, ProteanError } from "../../errors.ts";
 import type { Clock } from "../../ports/clock.ts";

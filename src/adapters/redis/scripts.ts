@@ -40,15 +40,18 @@ while at <= #ARGV do
 end
 return ids`);
 
+/** Never part of JSON text (RFC 7464 uses it so too). */
+export const TRACE_SEPARATOR = "\x1e";
+
 /**
  * Adds trace events, publishes them when somebody listens, and removes what is too old; one command for hundreds of events, with no answer for each.
- * KEYS: stream. ARGV: least id that is kept or nothing for no stream, channel or nothing, the events.
+ * KEYS: stream. ARGV: least id that is kept or nothing for no stream, channel or nothing, the events with TRACE_SEPARATOR between them.
  */
 export const TRACE = script(`
 local oldest, channel = ARGV[1], ARGV[2]
-for at = 3, #ARGV do
-  if oldest ~= '' then redis.call('XADD', KEYS[1], '*', 'data', ARGV[at]) end
-  if channel ~= '' then redis.call('PUBLISH', channel, ARGV[at]) end
+for event in string.gmatch(ARGV[3], '[^\\30]+') do
+  if oldest ~= '' then redis.call('XADD', KEYS[1], '*', 'data', event) end
+  if channel ~= '' then redis.call('PUBLISH', channel, event) end
 end
 if oldest ~= '' then redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest) end`);
 
