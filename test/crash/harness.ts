@@ -57,6 +57,8 @@ export const figures = { deaths: 0, messages: 0, runs: 0, lost: 0, publishedAgai
 export interface SiteOptions {
   /** Further lines of domain.toml, with their tables. */
   readonly config?: string;
+  /** Further parameters of redis-server. */
+  readonly redis?: readonly string[];
   /** Start Redis only when the test says so. */
   readonly redisDown?: boolean;
 }
@@ -107,7 +109,7 @@ export class Site {
   }
 
   static async make(backend: Backend, options: SiteOptions = {}): Promise<Site> {
-    const redis = backend === "redis" ? await startRedis() : null;
+    const redis = backend === "redis" ? await startRedis({ parameters: options.redis ?? [] }) : null;
     if (options.redisDown === true) await redis?.down();
     const broker = redis === null ? "" : `[brokers.default]\nprovider = "redis"\nURI = "${redis.url}"\n`;
     const store = options.config?.includes("[event_store]") === true ? "" : `[event_store]\nprovider = "sqlite"\n`;
