@@ -1,7 +1,7 @@
 import { environmentVariables } from "../runtime/environment.ts";
 import type { Command } from "./command.ts";
-import { asFinding, EXIT, type Finding } from "./problem.ts";
-import { loadProject } from "./project.ts";
+import { asFinding, EXIT, type Finding, tell } from "./problem.ts";
+import { type LoadedProject, loadProject } from "./project.ts";
 
 /** Loads everything and validates the domain; opens nothing. */
 export const check: Command = {
@@ -34,6 +34,7 @@ export const check: Command = {
         }),
       ),
     ];
+    if (!findings.some(({ level }) => level === "error")) findings.push(...(await subscriptionsOf(project)));
     if (environmentVariables()["PROTEAN_ENV"] && config.overlay === null) {
       findings.push({
         code: "CONFIG_NO_OVERLAY",
@@ -71,6 +72,19 @@ export const check: Command = {
     return { exitCode, data, diagnostics: shown, text: [...lines, summary].join("\n") };
   },
 };
+
+/** What a server would say of its subscriptions, and what would stop it. */
+async function subscriptionsOf({ domain, config }: LoadedProject): Promise<readonly Finding[]> {
+  const [{ buildReactions }, { subscriptionFindings }] = await Promise.all([import("../domain/run-reaction.ts"), import("./plan.ts")]);
+  domain.freeze();
+  try {
+    return subscriptionFindings(buildReactions(domain), config);
+  } catch (error) {
+    const told = tell(error, false);
+    if (told === null) throw error;
+    return told.findings;
+  }
+}
 
 function countBy(kinds: readonly string[]): Readonly<Record<string, number>> {
   const counts: Record<string, number> = {};

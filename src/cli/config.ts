@@ -1,8 +1,9 @@
+import { isTable } from "../config/diagnostic.ts";
 import { nearest } from "../config/nearest.ts";
 import { type ShownValue, showConfig } from "../config/show.ts";
 import type { Command, Invocation } from "./command.ts";
 import { type Outcome, sortedJson } from "./output.ts";
-import { asFinding, CommandError, EXIT } from "./problem.ts";
+import { asFinding, CommandError, EXIT, findingLine } from "./problem.ts";
 import { configOf, placeOf, shortPath } from "./project.ts";
 
 const LIST = {
@@ -49,8 +50,7 @@ export const configValidate: Command = {
   async run({ values, output }) {
     const config = await configOf(values, await placeOf(values), { strict: true });
     const findings = config.diagnostics.map(asFinding);
-    for (const { level, message, suggestion } of findings)
-      output.hint(`${level}: ${message}${suggestion === undefined ? "" : ` ${suggestion}`}`);
+    for (const finding of findings) output.hint(findingLine(finding));
     const name = config.file === null ? "the defaults" : shortPath(config.file);
     return { data: { file: config.file, overlay: config.overlay, valid: true }, diagnostics: findings, text: `${name}: valid` };
   },
@@ -63,7 +63,7 @@ export const configGet: Command = {
     const config = await configOf(values, await placeOf(values));
     const key = values.positional(0) ?? "";
     const all = showConfig(config);
-    const found = all.find(({ path }) => path === key);
+    const found = all.find(({ path }) => path === key) ?? inside(key, all);
     if (found === undefined) throw unknownKey(key, all);
     return { data: found, text: text(found.value) };
   },
@@ -81,6 +81,18 @@ export const configPath: Command = {
     return { data: { path: config.file }, text: config.file };
   },
 };
+
+/** A key of a table that is the user's own, such as `custom.branch.city`. */
+function inside(key: string, all: readonly ShownValue[]): ShownValue | undefined {
+  const table = all.find(({ path, value }) => isTable(value) && key.startsWith(`${path}.`));
+  if (table === undefined) return undefined;
+  let value: unknown = table.value;
+  for (const part of key.slice(table.path.length + 1).split(".")) {
+    if (!isTable(value) || !Object.hasOwn(value, part)) return undefined;
+    value = value[part];
+  }
+  return { path: key, value, origin: table.origin };
+}
 
 function unknownKey(key: string, all: readonly ShownValue[]): CommandError {
   const near = nearest(

@@ -1,12 +1,23 @@
-import { engineSettings } from "../compose/settings.ts";
+import { engineSettings, subscriptionNotes } from "../compose/settings.ts";
 import type { Config } from "../config/config.ts";
 import type { Reaction } from "../domain/reaction.ts";
 import { planSubscriptions, type SubscriptionPlan } from "../engine/subscription-plan.ts";
 import type { FollowedSubscription } from "../observatory/follow.ts";
+import { asFinding, type Finding } from "./problem.ts";
 
 /** What a server with this configuration would subscribe; computed, so nothing needs to run. */
 export function plansOf(reactions: readonly Reaction[], config: Config): readonly SubscriptionPlan[] {
   return planSubscriptions(reactions, engineSettings(config, reactions));
+}
+
+/**
+ * What is odd about the subscriptions of these handlers, without starting any.
+ * @throws ConfigurationError what would stop a server's start
+ */
+export function subscriptionFindings(reactions: readonly Reaction[], config: Config): readonly Finding[] {
+  const notes = subscriptionNotes(config, reactions);
+  plansOf(reactions, config);
+  return notes.map(asFinding);
 }
 
 /** The subscriptions that others have to finish. What runs inside `process` is done when that returns, so `sync` parts are left out. */

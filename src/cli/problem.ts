@@ -54,6 +54,12 @@ export function asFinding(diagnostic: Diagnostic): Finding {
   };
 }
 
+/** A finding in one line: what was found, where, and what to write. */
+export function findingLine({ level, message, at, suggestion }: Finding): string {
+  const place = at === undefined || message.includes(at) ? "" : `${at}: `;
+  return `${level}: ${place}${message.replace(/\.$/, "")}${suggestion === undefined ? "" : `. ${suggestion}`}`;
+}
+
 export interface Told {
   readonly exitCode: ExitCode;
   /** For stderr, without line breaks at their ends. */
@@ -68,7 +74,8 @@ export function tell(error: unknown, debug: boolean): Told | null {
   if (!(error instanceof ProteanError)) return null;
   const message = maskUrl(error.message);
   const { at, fix } = error.about;
-  const findings = error instanceof CommandError ? error.findings : [];
+  // What a handler file throws is the user's text, and may hold an address.
+  const findings = error instanceof CommandError ? error.findings.map((one) => ({ ...one, message: maskUrl(one.message) })) : [];
   const lines = [`error: ${message}`];
   if (at !== undefined && !message.includes(at)) lines.push(`  at   ${maskUrl(at)}`);
   for (const finding of findings) lines.push(`  ${finding.at === undefined ? "" : `${finding.at} `}${finding.message}`);

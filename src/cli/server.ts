@@ -20,7 +20,8 @@ import { END_WORD, READY_WORD } from "./dev-words.ts";
 import { durationText } from "./duration.ts";
 import { MessageLines } from "./message-lines.ts";
 import type { Outcome } from "./output.ts";
-import { asFinding, CommandError, EXIT, type Finding, usageError } from "./problem.ts";
+import { subscriptionFindings } from "./plan.ts";
+import { asFinding, CommandError, EXIT, type Finding, findingLine, usageError } from "./problem.ts";
 import { describeHandlers, logOf, type OpenProject, openProject, shortPath } from "./project.ts";
 import { userLog } from "./user-log.ts";
 
@@ -140,9 +141,10 @@ export function httpFlag(values: Values): HttpAddress | null | undefined {
 }
 
 /** What configuration and loading found, each once, before anything runs. */
-function warn({ output, values }: Invocation, { config, warnings }: OpenProject): void {
+function warn({ output, values }: Invocation, { config, domain, warnings }: OpenProject): void {
   const findings: Finding[] = [
     ...config.diagnostics.filter(({ level }) => level === "warning" || values.has("debug")).map(asFinding),
+    ...subscriptionFindings(domain.reactions, config),
     ...warnings.map((message): Finding => ({ code: "HANDLERS", level: "warning", message })),
   ];
   const isSaid = (code: string) => findings.some((finding) => finding.code === code);
@@ -157,11 +159,8 @@ function warn({ output, values }: Invocation, { config, warnings }: OpenProject)
       });
     }
   }
-  for (const { level, message, at, suggestion } of findings) {
-    const place = at === undefined || message.includes(at) ? "" : `${at}: `;
-    // One line each: what was found and what to write (the bank's chapter 8 has four of them).
-    output.hint(`${level}: ${place}${message.replace(/\.$/, "")}${suggestion === undefined ? "" : `. ${suggestion}`}`);
-  }
+  // One line each: what was found and what to write (the bank's chapter 8 has four of them).
+  for (const finding of findings) output.hint(findingLine(finding));
 }
 
 async function setUp({ stores }: OpenProject): Promise<void> {

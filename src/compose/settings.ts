@@ -1,10 +1,13 @@
 import type { Config } from "../config/config.ts";
+import type { Diagnostic } from "../config/diagnostic.ts";
 import {
+  commandSubscriptionName,
   commandSubscriptionType,
   requireOutbox,
   resolveBrokerSubscription,
   resolveCommandSubscription,
   resolveSubscription,
+  unmatchedSections,
 } from "../config/resolve-subscription.ts";
 import type { Reaction, SubscriptionOptions } from "../domain/reaction.ts";
 import type { DomainSettings } from "../domain/stores.ts";
@@ -86,23 +89,54 @@ export function engineSettings(
   };
 }
 
+/**
+ * What should be said at start about the subscriptions of these handlers: sections under `[server.subscriptions]` that are nobody's, and what
+ * the ladder noticed.
+ */
+export function subscriptionNotes(config: Config, reactions: readonly Reaction[]): readonly Diagnostic[] {
+  const known = new Set<string>();
+  const notes: Diagnostic[] = [];
+  for (const reaction of reactions) {
+    known.add(reaction.name);
+    if (reaction.kind === "queryHandler" || reaction.kind === "subscriber") continue;
+    if (reaction.kind !== "commandHandler") notes.push(...resolvedSingle(config, reaction).notes);
+    else {
+      const name = commandSubscriptionName(categoryOfCommands(reaction));
+      if (!known.has(name)) notes.push(...resolvedCommands(config, reaction, reactions).notes);
+      known.add(name);
+    }
+  }
+  return [...unmatchedSections(config, known), ...notes];
+}
+
 function single(config: Config, reaction: Reaction): SubscriptionSettings {
+  return settingsOf(config, resolvedSingle(config, reaction), reaction, reaction.categories[0] ?? reaction.name);
+}
+
+function resolvedSingle(config: Config, reaction: Reaction): Resolved {
   // Nobody writes `$all` to a broker: it is always read from the store (rulings 45).
   const everything = reaction.categories.includes(ALL_STREAMS);
   const options = optionsOf(reaction.options);
-  const resolved = resolveSubscription(config, {
+  return resolveSubscription(config, {
     handlerName: reaction.name,
     options: everything ? { ...options, subscriptionType: "event_store" } : options,
   });
-  return settingsOf(config, resolved, reaction, reaction.categories[0] ?? reaction.name);
+}
+
+function categoryOfCommands({ categories: [stream = ""] }: Reaction): string {
+  return stream.slice(0, -COMMAND_SUFFIX.length);
+}
+
+function resolvedCommands(config: Config, reaction: Reaction, reactions: readonly Reaction[]): Resolved {
+  const handlers = reactions
+    .filter((other) => other.kind === "commandHandler" && other.categories[0] === reaction.categories[0])
+    .map((other) => ({ handlerName: other.name, options: optionsOf(other.options) }));
+  return resolveCommandSubscription(config, { category: categoryOfCommands(reaction), handlers });
 }
 
 function commands(config: Config, reaction: Reaction, reactions: readonly Reaction[]): SubscriptionSettings {
   const [category = ""] = reaction.categories;
-  const handlers = reactions
-    .filter((other) => other.kind === "commandHandler" && other.categories[0] === category)
-    .map((other) => ({ handlerName: other.name, options: optionsOf(other.options) }));
-  const resolved = resolveCommandSubscription(config, { category: category.slice(0, -COMMAND_SUFFIX.length), handlers });
+  const resolved = resolvedCommands(config, reaction, reactions);
   // Without an outbox nothing would ever be published to a command stream, so commands are read from the store (W21).
   const typed = config.hasOutbox ? resolved : { ...resolved, subscriptionType: "event_store" as const };
   return settingsOf(config, typed, reaction, category);

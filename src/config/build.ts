@@ -471,7 +471,6 @@ export function buildConfig(input: BuildInput): Config {
     dataFile,
     protean: {
       handlers: values.has("protean.handlers") ? read.list("protean.handlers") : null,
-      handlersMode: read.word<"files" | "index">("protean.handlers_mode"),
       domain: read.textOrNull("protean.domain"),
     },
     sourceUri: read.textOrNull("source_uri"),

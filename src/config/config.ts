@@ -230,7 +230,6 @@ export interface Config {
 
   readonly protean: {
     readonly handlers: readonly string[] | null;
-    readonly handlersMode: "files" | "index";
     readonly domain: string | null;
   };
 

@@ -254,7 +254,7 @@ function asOne(problems: readonly ConfigurationError[]): ConfigurationError {
   if (first !== undefined && problems.length === 1) return first;
   const lines = problems.map(
     (problem) =>
-      `  ${problem.about.at === undefined ? "" : `${problem.about.at}: `}${problem.message}${problem.about.fix === undefined ? "" : ` ${problem.about.fix}`}`,
+      `  ${problem.about.at === undefined ? "" : `${problem.about.at}: `}${problem.message.replace(/\.$/, "")}${problem.about.fix === undefined ? "" : `. ${problem.about.fix}`}`,
   );
   return new ConfigurationError(`${problems.length} problems in the configuration:\n${lines.join("\n")}`, {
     code: "CONFIGURATION",

@@ -191,11 +191,6 @@ export const SCHEMA: readonly KeySpec[] = [
     defaultNote: "./handlers, then ./src",
     ours: true,
   }),
-  key("protean.handlers_mode", "string", "files loads every module of the folder; index loads its index.ts only.", {
-    default: "files",
-    allowed: ["files", "index"],
-    ours: true,
-  }),
   key("protean.domain", "string", "Name of the domain, or the module (and export) that holds it.", { ours: true }),
   key("protean.data_dir", "string", "Folder of the embedded database, relative to this file; PROTEAN_DATA wins.", {
     defaultNote: ".protean beside domain.toml",

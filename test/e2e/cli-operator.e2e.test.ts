@@ -1,0 +1,83 @@
+/** What an operator meets: hints at start, single keys of the configuration, texts that may hold a password. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { onlyDocument, runCli } from "../support/cli.ts";
+import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
+import { SHOP } from "./fixtures/shop.ts";
+
+const folders: TemporaryFolder[] = [];
+const shop = (more: Readonly<Record<string, string>> = {}) => {
+  const made = temporaryFolder({ "handlers/order.ts": SHOP, ...more });
+  folders.push(made);
+  return made.path;
+};
+afterAll(() => {
+  for (const made of folders) made.remove();
+});
+
+describe("a section under [server.subscriptions]", () => {
+  const toml = '[server.subscriptions.OrderSummryProjector]\nmessages_per_tick = 3\n[server]\ndefault_subscription_type = "stream"\n';
+
+  test("that is nobody's is told with the nearest handler, by check and at start", () => {
+    const directory = shop({ "domain.toml": toml });
+    for (const words of [["check"], ["server", "--test-mode"]]) {
+      const { exitCode, stdout, stderr } = runCli(words, { directory });
+      expect(stdout + stderr).toContain("[server.subscriptions.OrderSummryProjector] matches no handler");
+      expect(stdout + stderr).toContain('Did you mean "OrderSummaryProjector"?');
+      expect(exitCode).toBe(0);
+    }
+  });
+
+  test("of the merged commands, or of one of their handlers, is somebody's", () => {
+    for (const name of ['"Commands:shop::order:command"', "OrderCommandHandler", "Webhooks"]) {
+      const directory = shop({ "domain.toml": `[server.subscriptions.${name}]\nmax_retries = 3\n` });
+      expect(runCli(["check"], { directory }).stdout).not.toContain("matches no handler");
+    }
+  });
+
+  test("that stops a server's start is an error of check, too", () => {
+    const directory = shop({
+      "domain.toml": '[server.subscriptions.OrderSummaryProjector]\nsubscription_type = "event_store"\nretention_maxlen = 5\n',
+    });
+    const checked = runCli(["check"], { directory });
+    expect(checked.stdout).toContain("retention_maxlen trims broker streams only");
+    expect(checked.exitCode).toBe(1);
+    expect(runCli(["server", "--http", "off"], { directory }).exitCode).toBe(2);
+  });
+});
+
+test("a handler on the event store in production is told at start", () => {
+  const directory = shop({ "domain.toml": '[server]\ndefault_subscription_type = "event_store"\n' });
+  const { stderr } = runCli(["server", "--test-mode"], { directory, environment: { PROTEAN_ENV: "production" } });
+  expect(stderr).toContain(
+    "warning: [server.subscriptions.OrderSummaryProjector]: OrderSummaryProjector reads the event store, in production",
+  );
+});
+
+test("what a handler file throws is told without the password of an address in it", () => {
+  const directory = shop({ "handlers/bad.ts": 'throw new Error("can\'t reach redis://app:canary@db/0");\n' });
+  for (const words of [["check"], ["check", "--json"]]) {
+    const { stdout, stderr } = runCli(words, { directory });
+    expect(stdout + stderr).toContain("redis://app:***@db/0");
+    expect(stdout + stderr).not.toContain("canary");
+  }
+});
+
+test("config get reads inside the tables that are the user's own", () => {
+  const directory = shop({ "domain.toml": '[custom.branch]\ncity = "Ulm"\n' });
+  expect(runCli(["config", "get", "custom.branch.city"], { directory }).stdout).toBe("Ulm\n");
+  expect(runCli(["config", "get", "custom.branch.town"], { directory }).exitCode).toBe(4);
+});
+
+test("several problems stand one a line, what is wrong and what to write apart", () => {
+  const directory = shop({ "domain.toml": "[server]\nmessages_per_tick = 0\ntick_interval = -1\n" });
+  const { stderr } = runCli(["config", "validate"], { directory });
+  expect(stderr).toContain("messages_per_tick = 0 is not allowed: it must be a whole number > 0. Write a whole number > 0.");
+});
+
+test("config validate tells findings as the server does", () => {
+  const directory = shop({ "domain.toml": '[brokers.default]\nprovider = "redis"\nurl = "redis://127.0.0.1:1"\n' });
+  const { stderr, stdout } = runCli(["config", "validate"], { directory });
+  expect(stderr).toContain("url is read as URI. Write URI = ");
+  expect(stdout).toContain("valid");
+  expect(onlyDocument(runCli(["config", "validate", "--json"], { directory }).stdout).data["valid"]).toBe(true);
+});
