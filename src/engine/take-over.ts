@@ -3,6 +3,8 @@ import type { InstanceWatch } from "./instance-watch.ts";
 import { instanceOfConsumer } from "./instance-watch.ts";
 
 const PAGE = 500;
+/** What has been pending for us for this long and isn't held never reached us: the connection broke under the reply. Longer than any call may take. */
+const UNSEEN_ms = 6_000;
 
 /** An entry that is ours now. */
 export interface TakenEntry {
@@ -39,6 +41,7 @@ export interface TakeOver {
  *
  * - a consumer of ours whose instance is dead: at once, attempts kept, so that a message that kills its process reaches its limit (D40)
  * - handed back by a drain, or stuck (its owner refreshes what it holds): idle beyond the limit, attempts kept
+ * - our own, delivered by a reply that got lost in an outage: soon, attempts kept
  * - put back by `replay`: at once
  * - a foreign consumer (Python never refreshes, and counts re-reads as deliveries): only when entry and consumer are idle beyond the
  *   longer limit, attempts begin anew (rulings 4, 5)
@@ -57,6 +60,7 @@ export async function takeOver(options: TakeOver): Promise<void> {
     after = last.id;
     const atOnce: string[] = [];
     const idle: string[] = [];
+    const unseen: string[] = [];
     const foreign: string[] = [];
     const used = new Map<string, number>();
     for (const pending of page) {
@@ -74,6 +78,10 @@ export async function takeOver(options: TakeOver): Promise<void> {
       } else if (pending.consumer === consumer ? options.ownToo : options.exclusive || !alive.has(instance)) {
         atOnce.push(pending.id);
         used.set(pending.id, pending.deliveries);
+      } else if (pending.consumer === consumer && pending.idle_ms > UNSEEN_ms) {
+        unseen.push(pending.id);
+        // Delivered and counted, but never run.
+        used.set(pending.id, Math.max(0, pending.deliveries - 1));
       } else if (pending.idle_ms > options.claimIdle_ms) {
         idle.push(pending.id);
         used.set(pending.id, pending.deliveries);
@@ -82,6 +90,7 @@ export async function takeOver(options: TakeOver): Promise<void> {
     const claims: readonly (readonly [ids: readonly string[], options: { readonly minIdle_ms: number; readonly attempts?: number }])[] = [
       [atOnce, { minIdle_ms: 0 }],
       [idle, { minIdle_ms: options.claimIdle_ms }],
+      [unseen, { minIdle_ms: UNSEEN_ms }],
       [foreign, { minIdle_ms: options.claimForeignIdle_ms, attempts: 0 }],
     ];
     for (const [ids, how] of claims) {

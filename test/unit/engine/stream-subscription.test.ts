@@ -430,6 +430,21 @@ describe("dead and stalled owners", () => {
     expect(ran).toEqual(["A1#1"]);
   });
 
+  test("what was delivered to us by a reply that got lost runs soon, as a first attempt, and not only after claim_idle (A9)", async () => {
+    const { engine, publish, pending, broker, clock } = await setup();
+    const ran: string[] = [];
+    await publish(messageText("A", 1));
+    const { reader, consumer } = await engine((name, { attempt }) => ran.push(`${name}#${attempt}`));
+    await clock.settle();
+
+    await reader.stop();
+    await publish(messageText("A", 2), messageText("B", 1));
+    await broker.read([{ stream: CATEGORY, group: GROUP, consumer, count: 10 }]);
+    for (let second = 0; second < 16; second += 1) await clock.advance(1_000);
+    expect(ran).toEqual(["A1#1", "A2#1", "B1#1"]);
+    expect(await pending()).toEqual([]);
+  });
+
   test("after a stall the owner asks what is still its own before it runs it (rulings 3)", async () => {
     const { engine, publish, pending, broker, clock } = await setup();
     const ran: string[] = [];
