@@ -42,12 +42,12 @@ function plainFloat(token: string): string {
   const match = /^(-?)(\d+)(?:\.(\d+))?[eE]([-+]?\d+)$/.exec(token);
   if (match === null) return token;
   const [, sign = "", whole = "", fraction = "", exponentText = "0"] = match;
-  const exponent = Number(exponentText);
   const digits = whole + fraction;
-  const point = whole.length + exponent;
+  const point = whole.length + Number(exponentText);
   if (point <= 0) return `${sign}0.${"0".repeat(-point)}${digits}`;
-  if (point >= digits.length) return `${sign}${digits}${"0".repeat(point - digits.length)}.0`;
-  return `${sign}${digits.slice(0, point)}.${digits.slice(point)}`;
+  const padded = digits.padEnd(point, "0");
+  // JSON has no leading zeros but one.
+  return `${sign}${padded.slice(0, point).replace(/^0+(?=\d)/, "")}.${padded.slice(point) || "0"}`;
 }
 
 function requireKeepable(value: JsonValue, path: string, what: string): void {

@@ -244,7 +244,7 @@ export class PostgresOutbox implements OutboxStore {
    * - `wanted`: the rows by priority, then age, that aren't behind such a row;
    * - `pulled`: before each of them, rows of its stream that are older but of a lower priority;
    * - `locked`: of these, those that nobody else (Python, another claim) is just changing. They are looked at again after the lock;
-   * - a row goes out only if all rows of its stream before it, that were to go out, were locked.
+   * - `given`: of each stream the rows up to the first that wasn't locked. Memberships are written so that the server hashes them.
    */
   get #claimText(): string {
     const ready = (row: string) =>
@@ -255,8 +255,9 @@ export class PostgresOutbox implements OutboxStore {
       ), wanted AS MATERIALIZED (
         SELECT o.id, o.stream_name, o.priority, o.protean_position AS position,
           row_number() OVER (ORDER BY o.priority DESC, o.protean_position) AS rank
-        FROM ${this.#table} AS o LEFT JOIN held ON held.stream_name = o.stream_name
-        WHERE o.target_broker = $1 AND o.${UNFINISHED} AND (held.position IS NULL OR o.protean_position < held.position)
+        FROM ${this.#table} AS o
+        WHERE o.target_broker = $1 AND o.${UNFINISHED} AND ((o.stream_name IN (SELECT stream_name FROM held)) IS NOT TRUE
+          OR o.protean_position < (SELECT position FROM held WHERE held.stream_name = o.stream_name))
         ORDER BY o.priority DESC, o.protean_position LIMIT $2::int8
       ), pulled AS MATERIALIZED (
         SELECT w.rank, o.id, o.stream_name, o.protean_position AS position FROM wanted AS w
@@ -274,11 +275,10 @@ export class PostgresOutbox implements OutboxStore {
         SELECT id, stream_name, position, row_number() OVER (ORDER BY rank, position) AS place FROM ranked ORDER BY rank, position LIMIT $2::int8
       ), locked AS MATERIALIZED (
         SELECT o.id FROM ${this.#table} AS o WHERE o.id IN (SELECT id FROM chosen) AND o.${UNFINISHED} AND ${ready("o")} FOR UPDATE SKIP LOCKED
-      ), missed AS (
-        SELECT stream_name, min(position) AS position FROM chosen WHERE id NOT IN (SELECT id FROM locked) GROUP BY stream_name
       ), given AS (
-        SELECT c.id, c.place FROM chosen AS c JOIN locked USING (id) LEFT JOIN missed AS m ON m.stream_name = c.stream_name
-        WHERE m.position IS NULL OR c.position < m.position
+        SELECT id, place FROM (
+          SELECT id, place, bool_and((id IN (SELECT id FROM locked)) IS TRUE) OVER (PARTITION BY stream_name ORDER BY position) AS free FROM chosen
+        ) AS c WHERE free
       )
       UPDATE ${this.#table} AS o SET status = 'processing', locked_by = $3, locked_until = localtimestamp + ${interval("$4")},
         last_processed_at = localtimestamp

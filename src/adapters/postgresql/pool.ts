@@ -264,6 +264,11 @@ export class Pool {
     });
   }
 
+  /** Drops the idle connections: one was found to be dead, and what ended it has probably ended the others too. */
+  refresh(): void {
+    for (const connection of this.#idle.splice(0)) this.#drop(connection);
+  }
+
   close(): void {
     this.#closed = true;
     for (const { fail } of this.#waiting.splice(0)) fail(new ConnectionError(`${this.#options.address.shown} is closed`));

@@ -4,7 +4,7 @@ import type { Log } from "../../ports/log.ts";
 import type { Random } from "../../ports/random.ts";
 import type { PostgresAddress } from "./address.ts";
 import { Changes } from "./changes.ts";
-import { isDefinite, isPassing, type Place, translated } from "./failures.ts";
+import { isDefinite, isLost, isPassing, type Place, translated } from "./failures.ts";
 import { driverOptions, Pool, type Result, type SqlValue, type Statement, StatementFailure } from "./pool.ts";
 
 /** A transaction that lost against others is tried again, at most so long, after pauses that grow. */
@@ -108,9 +108,14 @@ export class Server {
     }
   }
 
+  /** Reads. A connection that the server had ended meanwhile is found out by its next use, so a lost one is replaced and asked again, once. */
   async query(text: string, values: readonly SqlValue[] = []): Promise<Result> {
     try {
-      return await this.#pool.query(text, values);
+      return await this.#pool.query(text, values).catch((error: unknown) => {
+        if (!isLost(error)) throw error;
+        this.#pool.refresh();
+        return this.#pool.query(text, values);
+      });
     } catch (error) {
       throw this.translated(error);
     }
