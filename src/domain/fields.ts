@@ -122,6 +122,8 @@ export type Make<T, O> = Field<Nullable<ChoiceOr<T, O>, O>, Nullable<ChoiceOr<T,
 export type MakeAuto<T, O> = Field<T, T, true, IsIdentity<O>>;
 export type MakeList<Out, In, O> = Field<Nullable<readonly Out[], O>, Nullable<readonly In[], O>, true, false>;
 export type None = Record<never, never>;
+/** Options as given: their literals are kept, arguments of functions among them are typed, and a name that isn't an option is an error. */
+export type Given<O, Options> = O & Options & { readonly [K in Exclude<keyof O, keyof Options>]: never };
 
 /** Options of fields that hold other elements. */
 export interface TargetOptions {
@@ -166,39 +168,51 @@ function dict(options?: object): never {
   return make("dict", options);
 }
 
+function integer<const O extends BigintOptions>(options: Given<O, BigintOptions>): Make<bigint, O>;
+function integer<const O extends IntegerOptions = None>(options?: Given<O, IntegerOptions>): Make<number, O>;
+function integer(options?: object): never {
+  return make("integer", options);
+}
+
+function dateTime<const O extends DateTimeTextOptions>(options: Given<O, DateTimeTextOptions>): Make<string, O>;
+function dateTime<const O extends DateTimeOptions = None>(options?: Given<O, DateTimeOptions>): Make<Date, O>;
+function dateTime(options?: object): never {
+  return make("datetime", options);
+}
+
 /** The kinds of fields. Every field is required unless it says `optional: true` or has a `default`. */
 export const f = {
   /** Text up to 255 characters, or `maxLength`. A required one isn't empty. */
-  string: <const O extends StringOptions = None>(options?: O): Make<string, O> => make("string", options),
+  string: <const O extends StringOptions = None>(options?: Given<O, StringOptions>): Make<string, O> => make("string", options),
   /** Text of any length. */
-  text: <const O extends StringOptions = None>(options?: O): Make<string, O> => make("text", options),
+  text: <const O extends StringOptions = None>(options?: Given<O, StringOptions>): Make<string, O> => make("text", options),
   /** Identity of this or of another element. On the wire a number is accepted too. */
-  identifier: <const O extends FieldOptions<string> = None>(options?: O): Make<string, O> => make("identifier", options),
+  identifier: <const O extends FieldOptions<string> = None>(options?: Given<O, FieldOptions<string>>): Make<string, O> =>
+    make("identifier", options),
   /** An identifier that is generated when left out. */
-  auto: <const O extends AutoOptions = None>(options?: O): MakeAuto<string, O> => make("auto", options),
+  auto: <const O extends AutoOptions = None>(options?: Given<O, AutoOptions>): MakeAuto<string, O> => make("auto", options),
   /** Whole number, safe below 2^53; with `bigint: true` any. */
-  integer: <const O extends IntegerOptions | BigintOptions = None>(
-    options?: O,
-  ): O extends { readonly bigint: true } ? Make<bigint, O> : Make<number, O> => make("integer", options),
+  integer,
   /** Finite number; always a float on the wire (`10.0`). */
-  float: <const O extends NumberOptions = None>(options?: O): Make<number, O> => make("float", options),
+  float: <const O extends NumberOptions = None>(options?: Given<O, NumberOptions>): Make<number, O> => make("float", options),
   /** Exact number as text, in code and on the wire. */
-  decimal: <const O extends DecimalOptions = None>(options?: O): Make<string, O> => make("decimal", options),
-  boolean: <const O extends FieldOptions<boolean> = None>(options?: O): Make<boolean, O> => make("boolean", options),
+  decimal: <const O extends DecimalOptions = None>(options?: Given<O, DecimalOptions>): Make<string, O> => make("decimal", options),
+  boolean: <const O extends FieldOptions<boolean> = None>(options?: Given<O, FieldOptions<boolean>>): Make<boolean, O> =>
+    make("boolean", options),
   /** `YYYY-MM-DD`, in code and on the wire. */
-  date: <const O extends FieldOptions<string> = None>(options?: O): Make<string, O> => make("date", options),
+  date: <const O extends FieldOptions<string> = None>(options?: Given<O, FieldOptions<string>>): Make<string, O> => make("date", options),
   /** `Date` in code (milliseconds); `as: "string"` gives ISO text with all digits. */
-  dateTime: <const O extends DateTimeOptions | DateTimeTextOptions = None>(
-    options?: O,
-  ): O extends { readonly as: "string" } ? Make<string, O> : Make<Date, O> => make("datetime", options),
+  dateTime,
   /** One of the states, changed along `transitions` only. */
   status: <const S extends readonly string[], const O extends StatusOptions<S[number]> = None>(
     states: S,
-    options?: O,
+    options?: Given<O, StatusOptions<S[number]>>,
   ): Field<Nullable<S[number], O>, Nullable<S[number], O>, IsOptional<O>, false> => make("status", { ...options, choices: states }),
   /** Frozen array; left out it is empty. */
-  list: <Out, In, const O extends FieldOptions<readonly In[]> = None>(inner: Field<Out, In>, options?: O): MakeList<Out, In, O> =>
-    make("list", options, { inner: inner as AnyField }),
+  list: <Out, In, const O extends FieldOptions<readonly In[]> = None>(
+    inner: Field<Out, In>,
+    options?: Given<O, FieldOptions<readonly In[]>>,
+  ): MakeList<Out, In, O> => make("list", options, { inner: inner as AnyField }),
   /** Frozen JSON object; its keys are never renamed. Left out it is empty. */
   dict,
   /** A value object; nested on the wire, one column per field in tables. */
@@ -222,7 +236,7 @@ export const f = {
    */
   custom: <Out, In = Out, const O extends CustomOptions<Out> = None>(
     schema: StandardSchema<In, Out>,
-    options?: O,
+    options?: Given<O, CustomOptions<Out>>,
   ): Field<Nullable<Out, O>, Nullable<In, O>, IsOptional<O>, false> => {
     let first: unknown;
     try {

@@ -234,3 +234,17 @@ d.subscriber("S", {});
 d.subscriber("S2", { stream: "s", payload: Money }).handle((payload) => {
   yes<Equal<typeof payload, Money>>();
 });
+
+// options of fields: validators get the field's type, and a misspelt option is an error wherever it stands
+f.string({ validators: [(value) => yes<Equal<typeof value, string>>()] });
+f.integer({ validators: [(value) => yes<Equal<typeof value, number>>()] });
+f.integer({ bigint: true, validators: [(value) => yes<Equal<typeof value, bigint>>()] });
+f.dateTime({ validators: [(value) => yes<Equal<typeof value, Date>>()] });
+f.dateTime({ as: "string", validators: [(value) => yes<Equal<typeof value, string>>()] });
+f.list(f.string(), { validators: [(value) => yes<Equal<typeof value, readonly string[]>>()] });
+// @ts-expect-error no such option
+f.string({ maxLenght: 3 });
+// @ts-expect-error no such option, beside one that is
+f.string({ optional: true, maxLenght: 3 });
+// @ts-expect-error the default of a bigint is a bigint
+f.integer({ bigint: true, default: 1 });
