@@ -1,4 +1,4 @@
-import type { Reaction } from "../domain/reaction.ts";
+import { isPromise, type Reaction } from "../domain/reaction.ts";
 import { ConnectionError, ProteanError } from "../errors.ts";
 import { isoOfEpoch } from "../messages/datetime.ts";
 import { describeError, encodeDeadLetter } from "../messages/dead-letter.ts";
@@ -140,6 +140,8 @@ export class StreamSubscription implements Service {
   #cameRound_ms: number;
   #average_ms = 0;
   #ignoredIds: HeldEntry[] = [];
+  /** Done in this turn of the loop, to be acknowledged at its end. */
+  #finished: HeldEntry[] = [];
   #unacknowledged: HeldEntry[] = [];
   #quiet: (() => void)[] = [];
   #roomWaiters: ((room: boolean) => void)[] = [];
@@ -489,7 +491,7 @@ export class StreamSubscription implements Service {
     this.#readError = null;
     const fresh: HeldEntry[] = [];
     for (const entry of entries) {
-      const key = keyOf(stream, entry.id);
+      const key = this.#keyOf(stream, entry.id);
       if (this.#held.has(key)) continue;
       const held = this.#hold(stream, entry, { used: 0, counted: false, now_ms });
       this.#held.set(key, held);
@@ -498,7 +500,7 @@ export class StreamSubscription implements Service {
     if (this.#phase !== "running") {
       // The read was under way when we stopped reading. With a lost lease the next owner takes them by himself.
       if (this.#isEnding()) this.#handBack(fresh);
-      else for (const entry of fresh) this.#held.delete(keyOf(stream, entry.id));
+      else for (const entry of fresh) this.#held.delete(this.#keyOf(stream, entry.id));
       return;
     }
     this.#queue.add(fresh);
@@ -570,8 +572,12 @@ export class StreamSubscription implements Service {
 
   /** One of `concurrency` places: runs entry after entry until there is none. */
   async #work(first: HeldEntry): Promise<void> {
+    // The reader, who may have called us with a batch, asks for the next one first: the broker works on that while we work on this.
+    await Promise.resolve();
     for (let entry: HeldEntry | null = first; entry !== null; entry = this.#next()) {
-      await this.#process(entry);
+      // Handlers that wait for nothing run one after another without a promise between them.
+      const running = this.#process(entry);
+      if (running !== null) await running;
       const now_ms = this.#clock.monotonic_ms();
       if (now_ms - this.#turnedAt_ms > TURN_ms) {
         await this.#clock.turn();
@@ -663,7 +669,12 @@ export class StreamSubscription implements Service {
     return Math.max(2, this.#maxRuns);
   }
 
-  #process(entry: HeldEntry): Promise<void> {
+  /** Runs it and settles what came of it; null when that needed no waiting. */
+  #process(entry: HeldEntry): Promise<void> | null {
+    if (!entry.counted) {
+      this.#running += 1;
+      return this.#run(entry);
+    }
     return this.#deaths(entry) < this.#maxDeaths - 1 ? this.#runCounted(entry) : this.#runAlone(entry);
   }
 
@@ -681,26 +692,28 @@ export class StreamSubscription implements Service {
   }
 
   async #runCounted(entry: HeldEntry): Promise<void> {
-    const attempt = entry.used + 1;
     this.#running += 1;
-    if (entry.counted) {
-      try {
-        await this.#broker.setAttempts(entry.stream, this.#options.group, this.#options.consumer, [{ id: entry.id, attempt }]);
-      } catch (error) {
-        // Not counted, so not run: else a message that kills its process would never reach its limit.
-        this.#running -= 1;
-        this.#breaker.neutral();
-        this.#lastError = nameAndMessage(error);
-        this.#wait(entry, WRITE_RETRY_ms);
-        this.#settledSomething();
-        return;
-      }
+    const counted = [{ id: entry.id, attempt: entry.used + 1 }];
+    try {
+      await this.#broker.setAttempts(entry.stream, this.#options.group, this.#options.consumer, counted);
+    } catch (error) {
+      // Not counted, so not run: else a message that kills its process would never reach its limit.
+      this.#running -= 1;
+      this.#breaker.neutral();
+      this.#lastError = nameAndMessage(error);
+      this.#wait(entry, WRITE_RETRY_ms);
+      this.#settledSomething();
+      return;
     }
-    entry.used = attempt;
+    await this.#run(entry);
+  }
+
+  #run(entry: HeldEntry): Promise<void> | null {
+    entry.used += 1;
     const started_ms = this.#clock.monotonic_ms();
     const lease = this.#claim?.lease ?? null;
     const run: Run = {
-      attempt,
+      attempt: entry.used,
       deliveryKey: this.#deliveryKeyOf(entry),
       workerId: this.#options.consumer,
       fences: lease === null || !this.#options.fenced ? NO_FENCES : [lease],
@@ -708,14 +721,20 @@ export class StreamSubscription implements Service {
       stream: this.#options.stream,
     };
     const { content } = entry;
-    const outcome: Outcome =
+    const outcome =
       content.kind === "message"
-        ? await this.#delivery.deliver(content.message, run)
-        : await this.#delivery.deliverPayload(
+        ? this.#delivery.deliver(content.message, run)
+        : this.#delivery.deliverPayload(
             content.kind === "payload" ? content.payload : null,
             { id: entry.id, stream: this.#options.stream },
             run,
           );
+    if (isPromise(outcome)) return outcome.then((ended) => this.#ended(entry, ended, started_ms));
+    this.#ended(entry, outcome, started_ms);
+    return null;
+  }
+
+  #ended(entry: HeldEntry, outcome: Outcome, started_ms: number): void {
     this.#running -= 1;
     const ended_ms = this.#clock.monotonic_ms();
     this.#cameRound_ms = ended_ms;
@@ -846,25 +865,40 @@ export class StreamSubscription implements Service {
       return;
     }
     entry.acknowledging = true;
-    this.#writeAcknowledgements([entry]);
+    this.#finished.push(entry);
+    if (this.#finished.length > 1) return;
+    this.#writes += 1;
+    void this.#clock.turn().then(() => this.#acknowledgeEnded());
+  }
+
+  /** What ended in one turn of the loop is acknowledged in it (D46), by one command. */
+  #acknowledgeEnded(): void {
+    const entries = this.#finished;
+    this.#finished = [];
+    this.#writes -= 1;
+    // With the lease lost in between, they are the next owner's.
+    for (const entry of entries) if (entry.lost) this.#forget(entry);
+    this.#writeAcknowledgements(entries.filter((entry) => !entry.lost));
+    this.#settledSomething();
   }
 
   #writeAcknowledgements(entries: readonly HeldEntry[]): void {
     const [first] = entries;
     if (first === undefined) return;
-    const same = entries.filter((entry) => entry.stream === first.stream);
+    const same = entries.every((entry) => entry.stream === first.stream)
+      ? entries
+      : entries.filter((entry) => entry.stream === first.stream);
     if (same.length < entries.length) this.#writeAcknowledgements(entries.filter((entry) => entry.stream !== first.stream));
     const ids = same.map((entry) => entry.id);
     this.#writes += 1;
     this.#broker.acknowledge(first.stream, this.#options.group, ids).then(
       (acknowledged) => {
         this.#writes -= 1;
+        const isTracing = this.#options.kind === "stream" && this.#telemetry.isTracing !== false;
         for (const entry of same) {
           this.#forget(entry);
           // Ignored entries leave no trace: they were never decoded.
-          if (this.#options.kind === "stream" && entry.used > 0) {
-            this.#telemetry.trace({ ...this.#stageOf(entry), event: "message.acked", status: "ok" });
-          }
+          if (isTracing && entry.used > 0) this.#telemetry.trace({ ...this.#stageOf(entry), event: "message.acked", status: "ok" });
         }
         this.#sinceTrim += same.length;
         if (acknowledged < ids.length) {
@@ -984,8 +1018,13 @@ export class StreamSubscription implements Service {
     this.#settledSomething();
   }
 
+  /** An id is unique inside its stream only, and nearly all are of the main one. */
+  #keyOf(stream: string, id: string): string {
+    return stream === this.#options.stream ? id : `${stream}|${id}`;
+  }
+
   #forget(entry: HeldEntry): void {
-    this.#held.delete(keyOf(entry.stream, entry.id));
+    this.#held.delete(this.#keyOf(entry.stream, entry.id));
   }
 
   #handBack(entries: readonly HeldEntry[]): void {
@@ -1067,7 +1106,7 @@ export class StreamSubscription implements Service {
         const kept = new Set(await this.#broker.refresh(stream, this.#options.group, this.#options.consumer, ids));
         let lost = 0;
         for (const id of ids) {
-          const entry = kept.has(id) ? undefined : this.#held.get(keyOf(stream, id));
+          const entry = kept.has(id) ? undefined : this.#held.get(this.#keyOf(stream, id));
           if (entry === undefined || entry.acknowledging || entry.orphan) continue;
           entry.lost = true;
           lost += 1;
@@ -1147,7 +1186,7 @@ export class StreamSubscription implements Service {
       exclusive: !this.#settings.shared,
       ownToo: entering,
       batch: this.#batch,
-      holds: (id) => this.#held.has(keyOf(stream, id)),
+      holds: (id) => this.#held.has(this.#keyOf(stream, id)),
       room: () => this.#roomForBatch(),
       take: (entries) => this.#take(stream, entries),
       lostByTrim: (ids) => {
@@ -1161,7 +1200,7 @@ export class StreamSubscription implements Service {
     const now_ms = this.#clock.monotonic_ms();
     const fresh: HeldEntry[] = [];
     for (const { entry, used } of taken) {
-      const key = keyOf(stream, entry.id);
+      const key = this.#keyOf(stream, entry.id);
       if (this.#held.has(key)) continue;
       const held = this.#hold(stream, entry, { used, counted: true, now_ms });
       this.#held.set(key, held);
@@ -1223,7 +1262,3 @@ export class StreamSubscription implements Service {
 }
 
 const NO_FENCES: readonly Lease[] = [];
-
-function keyOf(stream: string, id: string): string {
-  return `${stream}|${id}`;
-}

@@ -102,7 +102,7 @@ export interface Broker {
   /** Makes the stream and the group if they are missing; the group begins at the stream's start or end. */
   createGroup(stream: string, group: string, from: "start" | "end"): Promise<"created" | "existed">;
   read(requests: readonly ReadRequest[]): Promise<readonly ReadResult[]>;
-  /** Acknowledgements of one turn of the loop travel together. Resolves when the broker has them; answers how many were pending. */
+  /** Acknowledgements asked for together travel together, at the latest in the next turn of the loop. Resolves when the broker has them; answers how many were pending. */
   acknowledge(stream: string, group: string, ids: readonly string[]): Promise<number>;
   deadLetter(letter: {
     readonly stream: string;

@@ -1,4 +1,3 @@
-import type { Clock } from "../../ports/clock.ts";
 import type { Connection } from "./connection.ts";
 import { listOf, numberOf } from "./replies.ts";
 import { ACKNOWLEDGE } from "./scripts.ts";
@@ -13,19 +12,17 @@ interface Waiting {
 }
 
 /**
- * Acknowledgements of one turn of the loop travel together: the handlers of a batch end one by one in the same turn, and a command for each
- * would cost more than running them. They are still written in that turn (D46): `clock.turn` comes round before the loop waits again.
+ * Acknowledgements that are asked for together travel together. Nothing is waited for beyond that: a subscription comes with all that ended in a turn of
+ * the loop, and they are written in that turn (D46).
  */
 export class Acknowledgements {
   readonly #connection: Connection;
-  readonly #clock: Clock;
   /** By group, then by stream. */
   #waiting = new Map<string, Map<string, Waiting[]>>();
   #scheduled = false;
 
-  constructor(connection: Connection, clock: Clock) {
+  constructor(connection: Connection) {
     this.#connection = connection;
-    this.#clock = clock;
   }
 
   add(stream: string, group: string, ids: readonly string[]): Promise<number> {
@@ -41,7 +38,7 @@ export class Acknowledgements {
       else waiting.push({ ids, resolve, reject });
       if (this.#scheduled) return;
       this.#scheduled = true;
-      void this.#clock.turn().then(() => this.#flush());
+      void Promise.resolve().then(() => this.#flush());
     });
   }
 
@@ -56,7 +53,12 @@ export class Acknowledgements {
 
   async #send(stream: string, group: string, waiting: readonly Waiting[]): Promise<void> {
     try {
-      const ids = waiting.length === 1 ? (waiting[0]?.ids ?? []) : waiting.flatMap((one) => one.ids);
+      const [only] = waiting;
+      if (only !== undefined && waiting.length === 1) {
+        only.resolve(await this.#sendFor(stream, group, only.ids));
+        return;
+      }
+      const ids = waiting.flatMap((one) => one.ids);
       const each: number[] = [];
       let total = 0;
       for (let from = 0; from < ids.length; from += IDS_PER_COMMAND) {
@@ -85,5 +87,15 @@ export class Acknowledgements {
     } catch (error) {
       for (const one of waiting) one.reject(error);
     }
+  }
+
+  /** One caller wants the total only, which the plain command gives. */
+  async #sendFor(stream: string, group: string, ids: readonly string[]): Promise<number> {
+    let total = 0;
+    for (let from = 0; from < ids.length; from += IDS_PER_COMMAND) {
+      const part = from === 0 && ids.length <= IDS_PER_COMMAND ? ids : ids.slice(from, from + IDS_PER_COMMAND);
+      total += numberOf(await this.#connection.call("xack", [stream, group, ...part]));
+    }
+    return total;
   }
 }

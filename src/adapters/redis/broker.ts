@@ -83,7 +83,7 @@ export class RedisBroker implements Broker {
     this.leases = new RedisLeases(parts.commands);
     this.instances = new RedisInstances(parts.commands);
     this.idempotency = new RedisIdempotency(parts.commands, parts.identity, false);
-    this.#acknowledgements = new Acknowledgements(parts.commands, parts.clock);
+    this.#acknowledgements = new Acknowledgements(parts.commands);
     this.#traces = new Traces(parts.commands, parts.clock);
     this.#waker = new Waker({
       commands: parts.commands,
