@@ -334,6 +334,7 @@ export class Pool {
   #release(connection: Connection): void {
     if (connection.isLost || this.#closed) {
       this.#drop(connection);
+      this.refresh();
       this.#serveNext();
       return;
     }
