@@ -28,6 +28,8 @@ import { Suspects } from "./suspects.ts";
 const TEST_MODE_NET_ms = 10;
 /** `start` doesn't wait longer for services whose store or broker is away. */
 const START_ms = 1_000;
+/** What needs no broker doesn't wait longer for our first heartbeat there. */
+const KNOWN_ms = 300;
 /** Beyond the drain timeout the stop of a service is no longer waited for (G46: 2 s). */
 const GRACE_ms = 1_500;
 /** A loop that didn't come round for this long is named in the status. */
@@ -219,19 +221,20 @@ export class Engine {
     this.#reachability.start();
     for (const { service } of this.#services) this.#board?.expect(service.name);
     const heartbeats = new Map([...this.#parts.values()].map((parts) => [parts, parts.heartbeat.start()]));
+    // Whoever holds leases should be known by then: after a kill the next one sees by the record that the owner is gone. A broker that is away holds up
+    // nobody for long.
+    const known = this.#atMost(KNOWN_ms, Promise.all(heartbeats.values()));
     const begun = Promise.all(
       this.#services.map(async ({ service, after }) => {
         try {
-          if (after !== null) await heartbeats.get(after);
+          await (after === null ? known : heartbeats.get(after));
           if (this.#stopped === null) await service.start();
         } catch (error) {
           this.#log.error("engine.service_failed", { service: service.name, error: nameAndMessage(error) });
         }
       }),
     );
-    const waiting = new AbortController();
-    await Promise.race([begun, this.#clock.sleep(START_ms, waiting.signal)]);
-    waiting.abort();
+    await this.#atMost(START_ms, begun);
     if (this.#phase !== "starting") return;
     this.#phase = "running";
     this.#log.info("engine.started", {
@@ -309,9 +312,13 @@ export class Engine {
     cancel();
   }
 
-  async #bounded(work: Promise<unknown>): Promise<void> {
+  #bounded(work: Promise<unknown>): Promise<void> {
+    return this.#atMost(GRACE_ms, work);
+  }
+
+  async #atMost(limit_ms: number, work: Promise<unknown>): Promise<void> {
     const waiting = new AbortController();
-    await Promise.race([work, this.#clock.sleep(GRACE_ms, waiting.signal)]);
+    await Promise.race([work, this.#clock.sleep(limit_ms, waiting.signal)]);
     waiting.abort();
   }
 
