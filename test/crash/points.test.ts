@@ -90,7 +90,7 @@ describe.each([...BACKENDS])("on %s", (backend) => {
       const config = '[event_store]\nprovider = "sqlite"\ndatabase_uri = "sqlite:///events.db"';
       const site = await siteOf(backend, { config });
       const producing = site.produce("c", ENTRIES, { books: 2, foreign: false });
-      await site.dies("C4:2/Ledger.Posted");
+      await site.dies("C4:2/Ledger.Confirmed");
       await producing;
       await site.dies("C23");
       await site.verify({ twoDatabases: true });
