@@ -94,13 +94,13 @@ function two(value: number): string {
  */
 export function isoOfEpoch(epoch_ms: number): string {
   const epoch_us = Math.round(epoch_ms * 1000);
-  const microsecond = ((epoch_us % 1e6) + 1e6) % 1e6;
-  const epoch_s = (epoch_us - microsecond) / 1e6;
+  const epoch_s = Math.floor(epoch_us / 1e6);
+  const microsecond = epoch_us - epoch_s * 1e6;
   if (epoch_s !== lastSecond.epoch_s) {
     const text = formatDateTime({ epoch_ms: epoch_s * 1000, microsecond: 0, offset_minutes: null });
     lastSecond = { epoch_s, text };
   }
-  return microsecond === 0 ? `${lastSecond.text}+00:00` : `${lastSecond.text}.${String(microsecond).padStart(6, "0")}+00:00`;
+  return microsecond === 0 ? `${lastSecond.text}+00:00` : `${lastSecond.text}.${String(1e6 + microsecond).slice(1)}+00:00`;
 }
 
 /** Most calls are for now: those of one second share its text. */

@@ -293,16 +293,22 @@ class Scanner {
     const members: CanonicalMember[] = [];
     let previous: CanonicalMember | null = null;
     let sorted = true;
+    let plainKeys = true;
     for (;;) {
       const key = this.key();
+      if (!this.plain) plainKeys = false;
       const name = this.plain ? `"${key}":` : `${pythonString(key)}:`;
       const member = { key, place: members.length, text: name + this.canonical(depth + 1) };
-      if (previous !== null && compareCodePoints(previous.key, key) >= 0) sorted = false;
+      if (previous !== null && !(previous.key < key && plainKeys) && compareCodePoints(previous.key, key) >= 0) sorted = false;
       members.push(member);
       previous = member;
       if (this.isLast(BRACE_END)) break;
     }
-    if (!sorted) members.sort((one, other) => compareCodePoints(one.key, other.key) || one.place - other.place);
+    if (!sorted) {
+      // Of ASCII keys JavaScript's own order is Python's, and far faster.
+      const compare = plainKeys ? compareUnits : compareCodePoints;
+      members.sort((one, other) => compare(one.key, other.key) || one.place - other.place);
+    }
     let out = "{";
     for (let index = 0; index < members.length; index += 1) {
       const { key, text } = members[index] as CanonicalMember;
@@ -356,6 +362,10 @@ class Scanner {
     const literal = this.skipLiteral();
     return literal === "null" ? null : literal === "true";
   }
+}
+
+function compareUnits(left: string, right: string): number {
+  return left < right ? -1 : left > right ? 1 : 0;
 }
 
 /**
