@@ -1,10 +1,11 @@
+import { isBookkeeping } from "../engine/recovery-ledger.ts";
 import type { SubscriptionPlan } from "../engine/subscription-plan.ts";
 import { DeserializationError } from "../errors.ts";
 import { decodeDeadLetter, type RawFields } from "../messages/dead-letter.ts";
 import { parseJson } from "../messages/json.ts";
 import { deadLetterStream, failedStream, positionStream, recoveryCheckpointStream } from "../messages/names.ts";
 import type { Broker } from "../ports/broker.ts";
-import type { EventStore } from "../ports/event-store.ts";
+import { ALL_STREAMS, type EventStore } from "../ports/event-store.ts";
 import type { Command } from "./command.ts";
 import { exhaustedPositions } from "./exhausted.ts";
 import type { Outcome } from "./output.ts";
@@ -230,7 +231,7 @@ async function fromStore(plan: SubscriptionPlan, store: EventStore): Promise<Sta
     exhaustedPositions(store, failedStream(plan.group, plan.stream)),
   ]);
   const cursor = last === null ? -1 : positionIn(last.data);
-  const lag = await store.countAfter(plan.stream, cursor, COUNT_CAP);
+  const lag = await waitingAfter(store, plan.stream, cursor);
   const head_position = head?.globalPosition ?? -1;
   return {
     ...base,
@@ -244,6 +245,14 @@ async function fromStore(plan: SubscriptionPlan, store: EventStore): Promise<Sta
     dlq_depth: exhausted.length,
     last_updated: last?.time ?? null,
   };
+}
+
+/** Messages after the position. Our own records are stored among all, and wait for nobody. */
+async function waitingAfter(store: EventStore, category: string, cursor: number): Promise<number> {
+  const count = await store.countAfter(category, cursor, COUNT_CAP);
+  if (category !== ALL_STREAMS || count === 0 || count > PAGE) return count;
+  const rows = await store.readCategory(category, cursor + 1, count);
+  return rows.filter((row) => !isBookkeeping(row)).length;
 }
 
 function positionIn(data: string): number {

@@ -37,15 +37,17 @@ const STALE_ms = 15_000;
  */
 export function healthHandler(source: HealthSource): (request: Request) => Response {
   return (request) => {
-    const { pathname } = new URL(request.url);
-    const drain = pathname === "/drainz";
-    if (!drain && pathname !== "/livez" && pathname !== "/healthz" && pathname !== "/readyz") return json(404, { error: "Not Found" });
+    const url = new URL(request.url);
+    // Exact: a path with a query string is another path, as in the original.
+    const path = url.pathname + url.search;
+    const drain = path === "/drainz";
+    if (!drain && path !== "/livez" && path !== "/healthz" && path !== "/readyz") return json(404, { error: "Not Found" });
     if (request.method !== (drain ? "POST" : "GET")) return json(405, { error: "Method Not Allowed" });
     if (drain) {
       source.drain();
       return json(200, { status: "draining", pid: source.pid });
     }
-    if (pathname !== "/readyz") return json(200, { status: "ok", checks: { event_loop: "responsive" } });
+    if (path !== "/readyz") return json(200, { status: "ok", checks: { event_loop: "responsive" } });
     return readiness(source);
   };
 }

@@ -81,3 +81,14 @@ test("config validate tells findings as the server does", () => {
   expect(stdout).toContain("valid");
   expect(onlyDocument(runCli(["config", "validate", "--json"], { directory }).stdout).data["valid"]).toBe(true);
 });
+
+test("a handler of $all that has seen everything lags by nothing: our own records wait for nobody", () => {
+  const everything =
+    'import { domain, Order } from "./order.ts";\nexport const Everything = domain\n  .eventHandler("Everything", { partOf: Order, streamCategory: "$all" })\n  .handleAny(() => {});\n';
+  const directory = shop({ "handlers/everything.ts": everything });
+  const payload = '{"order_id": "o1", "customer": "Ada", "amount": 1}';
+  expect(runCli(["send", "command", "PlaceOrder", payload], { directory }).exitCode).toBe(0);
+  expect(runCli(["server", "--test-mode"], { directory }).exitCode).toBe(0);
+  const { data } = onlyDocument(runCli(["subscriptions", "status", "--handler", "Everything", "--json"], { directory }).stdout);
+  expect(data["subscriptions"]).toMatchObject([{ handler_name: "Everything", lag: 0, status: "ok" }]);
+});
