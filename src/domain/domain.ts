@@ -63,7 +63,7 @@ import type {
   EventSourced,
   EventSourcedBase,
   EventSourcedDefinition,
-  EventsOf,
+  HandledEventsOf,
   HandlerOptions,
   Invariants,
   MessageBase,
@@ -78,6 +78,7 @@ import type {
   ResultOf,
   Returns,
   StateBasedDefinition,
+  StatesFacts,
   Subscriber,
   ValueOf,
   WithFactEvent,
@@ -288,7 +289,7 @@ export class Domain {
   aggregate<const N extends string, F extends Fields, const Es extends EventClasses>(
     name: N,
     definition: EventSourcedDefinition<F, Es> & { readonly factEvents: true },
-  ): EventSourcedBase<Input<F> & AutoIdInput<F>, AggregateOf<N, F, Ev<Es>> & EventSourced> & WithFactEvent<N, F>;
+  ): EventSourcedBase<Input<F> & AutoIdInput<F>, AggregateOf<N, F, Ev<Es>> & StatesFacts<N, F> & EventSourced> & WithFactEvent<N, F>;
   aggregate<const N extends string, F extends Fields, const Es extends EventClasses>(
     name: N,
     definition: EventSourcedDefinition<F, Es>,
@@ -296,7 +297,7 @@ export class Domain {
   aggregate<const N extends string, F extends Fields, const Es extends EventClasses = readonly []>(
     name: N,
     definition: StateBasedDefinition<F, Es> & { readonly factEvents: true },
-  ): AggregateBase<Input<F> & AutoIdInput<F>, AggregateOf<N, F, Ev<Es>>> & WithFactEvent<N, F>;
+  ): AggregateBase<Input<F> & AutoIdInput<F>, AggregateOf<N, F, Ev<Es>> & StatesFacts<N, F>> & WithFactEvent<N, F>;
   aggregate<const N extends string, F extends Fields, const Es extends EventClasses = readonly []>(
     name: N,
     definition: StateBasedDefinition<F, Es>,
@@ -360,7 +361,7 @@ export class Domain {
   eventHandler<A extends AnyAggregate>(
     name: string,
     options: { readonly partOf: ClassOf<A>; readonly streamCategory?: undefined; readonly sourceStream?: string } & HandlerOptions,
-  ): EventHandler<EventsOf<A>>;
+  ): EventHandler<HandledEventsOf<A>>;
   eventHandler(
     name: string,
     options: { readonly streamCategory: string; readonly partOf?: ClassOf<AnyAggregate>; readonly sourceStream?: string } & HandlerOptions,
@@ -377,7 +378,7 @@ export class Domain {
       readonly streamCategories?: undefined;
       readonly idempotent?: boolean;
     } & HandlerOptions,
-  ): Projector<EventsOf<InstanceType<As[number]>>>;
+  ): Projector<HandledEventsOf<InstanceType<As[number]>>>;
   projector(
     name: string,
     options: {
@@ -398,7 +399,7 @@ export class Domain {
       readonly streamCategories?: undefined;
       readonly streamCategory?: string;
     } & HandlerOptions,
-  ): ProcessManager<F, EventsOf<InstanceType<As[number]>>>;
+  ): ProcessManager<F, HandledEventsOf<InstanceType<As[number]>>>;
   processManager<F extends Fields>(
     name: string,
     options: WithFields<F> & {

@@ -47,6 +47,8 @@ export type ClassOf<T extends object> = (new (init: never) => T) & { readonly [M
 export type ResultOf<M> = M extends { readonly "~result"?: infer R } ? R : unknown;
 /** Union of the events that an aggregate declares. */
 export type EventsOf<A> = A extends { readonly "~events"?: infer E extends AnyEvent } ? E : never;
+/** What handlers of an aggregate may be given: its declared events, and its fact event when it has one. */
+export type HandledEventsOf<A> = EventsOf<A> | (A extends { readonly "~fact"?: infer E extends AnyEvent } ? E : never);
 /** Names of the declared fields of a message or state. */
 export type FieldName<M> = Extract<
   {
@@ -136,6 +138,8 @@ export type EventSourcedBase<I, T extends object> = AggregateBase<I, T> & {
   /** Starts a new aggregate: identity only, the rest comes from the creation event. */
   createNew<C extends object>(this: new (init: never) => C, identity?: { readonly id?: string }): C;
 };
+/** Instances of aggregates with `factEvents: true`. */
+export type StatesFacts<N extends string, F extends Fields> = { readonly "~fact"?: FactEventOf<N, F> };
 /** Static side of aggregates with `factEvents: true`. */
 export type WithFactEvent<N extends string, F extends Fields> = {
   readonly FactEvent: (new (init: FactValues<F>) => FactEventOf<N, F>) & Static;

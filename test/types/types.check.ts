@@ -226,6 +226,9 @@ yes<Equal<typeof reserved.$name, "Inventory.StockReserved.v1">>();
 d.eventHandler("E", { streamCategory: "inventory::stock" }).handle(Reserved, (e) => {
   yes<Equal<typeof e, Reserved>>();
 });
+d.eventHandler("E3", { partOf: Cart }).handle(Cart.FactEvent, (e) => {
+  yes<Equal<typeof e.$name, "CartFactEvent">>();
+});
 // @ts-expect-error with partOf only that aggregate's events are accepted
 d.eventHandler("E2", { partOf: Cart }).handle(Reserved, () => {});
 d.upcaster({ eventType: Placed, fromVersion: 1, toVersion: 2 }, (data) => ({ ...data, currency: "EUR" }));
