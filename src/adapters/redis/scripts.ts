@@ -48,10 +48,15 @@ export const TRACE_SEPARATOR = "\x1e";
  * KEYS: stream. ARGV: least id that is kept or nothing for no stream, channel or nothing, the events with TRACE_SEPARATOR between them.
  */
 export const TRACE = script(`
-local oldest, channel = ARGV[1], ARGV[2]
-for event in string.gmatch(ARGV[3], '[^\\30]+') do
-  if oldest ~= '' then redis.call('XADD', KEYS[1], '*', 'data', event) end
-  if channel ~= '' then redis.call('PUBLISH', channel, event) end
+local oldest, channel, events = ARGV[1], ARGV[2], ARGV[3]
+local from, call, find, sub, stream = 1, redis.call, string.find, string.sub, KEYS[1]
+while true do
+  local at = find(events, '\\30', from, true)
+  local event = sub(events, from, at and at - 1)
+  if oldest ~= '' then call('XADD', stream, '*', 'data', event) end
+  if channel ~= '' then call('PUBLISH', channel, event) end
+  if not at then break end
+  from = at + 1
 end
 if oldest ~= '' then redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest) end`);
 
