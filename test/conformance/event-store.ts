@@ -148,6 +148,20 @@ export function eventStoreConformance(name: string, factory: () => Promise<Event
         expect(read.map(({ globalPosition }) => globalPosition)).toEqual(appended.slice(1, 3).map(({ globalPosition }) => globalPosition));
       });
 
+      test("positions are ordered as numbers, whatever their digits", async () => {
+        const stream = `${category}-1`;
+        const appended = await store.append(Array.from({ length: 25 }, () => message(stream)));
+        const globals = appended.map(({ globalPosition }) => globalPosition);
+        const first = globals[0] ?? 0;
+        const numbers = Array.from({ length: 25 }, (_, n) => n);
+        expect(positions(await store.readStream(stream, 0, 100))).toEqual(numbers);
+        expect((await store.readCategory(category, first, 100)).map(({ globalPosition }) => globalPosition)).toEqual(globals);
+        expect((await store.readCategory(ALL_STREAMS, first, 25)).map(({ globalPosition }) => globalPosition)).toEqual(globals);
+        expect((await store.lastOfStream(stream))?.position).toBe(24);
+        expect((await store.lastOfCategory(category))?.globalPosition).toBe(globals[24] ?? -1);
+        expect((await store.lastOfCategory(ALL_STREAMS))?.globalPosition).toBe(globals[24] ?? -1);
+      });
+
       test("$all is every category, by global position", async () => {
         const appended = await store.append([message(`${category}-1`), message(`x${category}-1`), message(`${category}-1`)]);
         const read = await store.readCategory(ALL_STREAMS, appended[0]?.globalPosition ?? 0, 3);

@@ -12,7 +12,7 @@ import { arrayText } from "./sql.ts";
 import { SETUP_LOCK } from "./table-setup.ts";
 
 /** Message DB keeps times of UTC in columns without zone. */
-const COLUMNS = "id::text, stream_name, type, position::text, global_position::text, data::text, metadata::text, time::text";
+const COLUMNS = "id, stream_name, type, position, global_position, data, metadata, time";
 const FROM = "FROM message_store.messages";
 const POSITION_max = "9223372036854775807";
 
