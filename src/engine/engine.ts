@@ -177,11 +177,11 @@ export class Engine {
       log: this.#log,
       gone: async () => (await this.#parts.get("default")?.instances.gone()) ?? new Set<string>(),
     });
-    this.#reachability = new Reachability(stores.clock);
+    this.#reachability = new Reachability(stores.clock, this.#log);
     this.#suspects = new Suspects(stores.clock);
-    for (const [name, database] of stores.databases) this.#reachability.watch(`database ${name}`, () => database.ping());
-    for (const [name, broker] of stores.brokers) this.#reachability.watch(`broker ${name}`, () => broker.ping());
-    this.#reachability.watch("event store", () => stores.eventStore.ping());
+    for (const [name, database] of stores.databases) this.#reachability.watch(`database ${name}`, () => database.ping(), true);
+    for (const [name, broker] of stores.brokers) this.#reachability.watch(`broker ${name}`, () => broker.ping(), false);
+    this.#reachability.watch("event store", () => stores.eventStore.ping(), true);
 
     const plans = planSubscriptions(domain.reactions, settings);
     this.registered = plans.flatMap((plan) =>
@@ -428,7 +428,12 @@ export class Engine {
       });
     }
     const clock = this.#clock;
-    const pause = new ReconnectPause({ random: stores.random, log: this.#log, what: { broker: name, address: broker.address } });
+    const pause = new ReconnectPause({
+      random: stores.random,
+      log: this.#log,
+      what: { broker: name, address: broker.address },
+      isToldElsewhere: true,
+    });
     const parts: BrokerParts = {
       broker,
       pause,

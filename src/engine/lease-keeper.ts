@@ -1,3 +1,4 @@
+import { ConnectionError } from "../errors.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Lease, Leases } from "../ports/leases.ts";
 import type { Log } from "../ports/log.ts";
@@ -142,7 +143,8 @@ export class LeaseKeeper {
         }
       } catch (error) {
         // The store is away: nobody else can take the lease there either, but it may run out before the store is back.
-        for (const claim of held) if (this.#clock.monotonic_ms() >= claim.validUntil_ms) this.#lost(claim, String(error));
+        for (const claim of held)
+          if (this.#clock.monotonic_ms() >= claim.validUntil_ms) this.#lost(claim, String(error), error instanceof ConnectionError);
       }
     }
     for (const claim of claims) if (claim.held === null && this.#claims.has(claim)) await this.#acquire(claim);
@@ -196,9 +198,10 @@ export class LeaseKeeper {
     }
   }
 
-  #lost(claim: Claim, reason: string): void {
+  /** @param isAway the store's outage is told already */
+  #lost(claim: Claim, reason: string, isAway = false): void {
     claim.held = null;
-    this.#log.warning("lease.lost", { lease: claim.name, reason });
+    this.#log[isAway ? "debug" : "warning"]("lease.lost", { lease: claim.name, reason });
     claim.listener(false);
   }
 }

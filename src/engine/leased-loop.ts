@@ -70,7 +70,7 @@ export class LeasedLoop {
     this.#clock = options.clock;
     this.#activity = options.activity;
     this.#wake = new WakeSignal(options.clock);
-    this.#pause = new ReconnectPause({ random: options.random, log: options.log, what: options.what });
+    this.#pause = new ReconnectPause({ random: options.random, log: options.log, what: options.what, isToldElsewhere: true });
     this.#cameRound_ms = options.clock.monotonic_ms();
   }
 

@@ -42,7 +42,7 @@ export class ReconciliationService implements Service {
     this.name = `reconciliation-${options.database.name}`;
     this.#options = options;
     this.#wake = new WakeSignal(options.clock);
-    this.#pause = new ReconnectPause({ random: options.random, log: options.log, what: { service: this.name } });
+    this.#pause = new ReconnectPause({ random: options.random, log: options.log, what: { service: this.name }, isToldElsewhere: true });
     this.#cameRound_ms = options.clock.monotonic_ms();
   }
 
