@@ -18,9 +18,10 @@ import { ask, canAsk, terminal } from "../runtime/terminal.ts";
 import type { Values } from "./arguments.ts";
 import type { Command, Invocation } from "./command.ts";
 import { END_WORD, READY_WORD } from "./dev-words.ts";
+import { httpFlag } from "./front-door.ts";
 import { CommandError, EXIT, usageError } from "./problem.ts";
 import { configOf, handlersOf, placeOf, shortPath } from "./project.ts";
-import { httpFlag, SERVER_FLAGS } from "./server.ts";
+import { SERVER_FLAGS } from "./server.ts";
 
 const CONFIG_FILES: ReadonlySet<string> = new Set(["domain.toml", ".domain.toml", "pyproject.toml"]);
 const SOURCE = /\.(?:ts|tsx|mts|js|mjs|json)$/;

@@ -25,6 +25,7 @@ import { terminal } from "../runtime/terminal.ts";
 import type { Values } from "./arguments.ts";
 import type { Invocation } from "./command.ts";
 import { captureConsole } from "./console.ts";
+import { Patience } from "./patience.ts";
 import { CommandError, EXIT, type Finding, usageError } from "./problem.ts";
 
 /** Where `--domain` leads. */
@@ -128,10 +129,13 @@ export async function configOf(
   });
 }
 
-/** The log of this call. `quietly`: only warnings and errors, unless a flag asks for more; for commands that are about their result. */
+/**
+ * The log of this call. `quietly`: errors only, unless a flag asks for more; for commands that are about their result and tell themselves what they
+ * couldn't reach.
+ */
 export function logOf(values: Values, config: Config, options: { readonly quietly?: boolean; readonly stacks?: boolean } = {}): Log {
   const asked = levelOf(values);
-  const level = asked ?? (options.quietly === true ? "WARNING" : config.logging.level);
+  const level = asked ?? (options.quietly === true ? "ERROR" : config.logging.level);
   const format = values.text("log-format");
   const settings: LogSettings = {
     level,
@@ -255,6 +259,7 @@ async function pickDomain(place: Place, config: Config, files: readonly string[]
 /**
  * Loads and connects.
  * @param options.setUp make missing tables in SQLite (rulings 55); in other backends say what is missing
+ * @throws ConnectionError when a store can't be reached and patience is at its end
  */
 export async function openProject(
   invocation: Invocation,
@@ -269,6 +274,8 @@ export async function openProject(
     readonly wrap?: (stores: ConnectedStores) => ConnectedStores;
     /** The caller makes the tables itself. */
     readonly tablesLater?: boolean;
+    /** Called with what holds, before any store is opened; says how long stores are waited for. Default: as long as `--timeout` says. */
+    readonly opening?: (config: Config, log: Log) => Promise<Patience>;
   },
 ): Promise<OpenProject> {
   const project = options.loaded ?? (await loadProject(invocation, options));
@@ -277,11 +284,13 @@ export async function openProject(
     import("../domain/stores.ts"),
   ]);
   let stores: ConnectedStores | null = null;
+  let patience = Patience.of(invocation.values);
   provideConnector(async (request) => {
     const config = await configFor(project.config, request.config);
     const log = options.log?.(config) ?? logOf(invocation.values, config, { quietly: true });
     const tools: Tools = systemTools(log);
-    const opened = await openStores(config, request.domainName, tools, request.databases);
+    patience = (await options.opening?.(config, log)) ?? patience;
+    const opened = await patience.reach(tools, () => openStores(config, request.domainName, tools, request.databases, { wait_ms: 0 }));
     stores = options.wrap?.(opened) ?? opened;
     return stores;
   });
@@ -290,7 +299,7 @@ export async function openProject(
   if (connected === null) throw new Error("the domain was initialised without asking for its stores");
   const close = () => project.domain.close();
   try {
-    if (options.tablesLater !== true) await requireTables(connected, options.setUp);
+    if (options.tablesLater !== true) await patience.reach(connected, () => requireTables(connected, options.setUp));
   } catch (error) {
     await close();
     throw error;
@@ -306,17 +315,35 @@ async function configFor(config: Config, given: string | Readonly<Record<string,
   return await loadConfig({ start: workingDirectory(), file: given, environment, read: configFiles });
 }
 
-async function requireTables(stores: ConnectedStores, setUp: boolean): Promise<void> {
+/** @throws CommandError naming what is missing and the command that makes it; ConfigurationError for what the role may not do */
+export async function requireTables(stores: ConnectedStores, setUp: boolean): Promise<void> {
   for (const database of stores.databases.values()) {
     const missing = await database.missing();
-    if (missing.length === 0) continue;
-    if (!setUp || (database.provider !== "sqlite" && database.provider !== "memory")) {
-      throw new CommandError(EXIT.usage, "NOT_SET_UP", `database "${database.name}" (${database.address}) lacks ${missing.join(", ")}`, {
-        fix: "Run: protean db setup",
-      });
+    if (missing.length > 0) {
+      const isEmbedded = database.provider === "sqlite" || database.provider === "memory";
+      if (!setUp || !isEmbedded) throw notSetUp(`database "${database.name}" (${database.address})`, missing);
+      await database.setup();
     }
-    await database.setup();
+    await database.verify();
   }
+  const { eventStore } = stores;
+  await eventStore.verify();
+  const missing = await eventStore.plan();
+  if (missing.length > 0) {
+    throw notSetUp(
+      `event store (${eventStore.address})`,
+      missing.map(({ what }) => what),
+    );
+  }
+}
+
+const NAMED_max = 3;
+
+function notSetUp(where: string, missing: readonly string[]): CommandError {
+  const more = missing.length > NAMED_max ? ` and ${missing.length - NAMED_max} more` : "";
+  return new CommandError(EXIT.usage, "NOT_SET_UP", `${where} lacks ${missing.slice(0, NAMED_max).join(", ")}${more}`, {
+    fix: "Run: protean db setup",
+  });
 }
 
 /**
@@ -329,7 +356,8 @@ export async function openBackends({
   const config = await configOf(values, await placeOf(values));
   if (await isUntouched(config)) return { config, stores: null, close: async () => undefined };
   const { openStores, systemTools } = await import("../compose/connect.ts");
-  const stores = await openStores(config, "protean", systemTools(logOf(values, config, { quietly: true })));
+  const tools = systemTools(logOf(values, config, { quietly: true }));
+  const stores = await Patience.of(values).reach(tools, () => openStores(config, "protean", tools, undefined, { wait_ms: 0 }));
   return { config, stores, close: () => stores.close() };
 }
 

@@ -2,35 +2,26 @@ import type { ConnectedStores } from "../compose/connect.ts";
 import type { ComposedEngine } from "../compose/engine.ts";
 import type { EngineSummary } from "../engine/engine.ts";
 import type { Registered } from "../engine/subscription-plan.ts";
-import { healthHandler } from "../observatory/health.ts";
-import {
-  endProcess,
-  environmentVariables,
-  runtimeOverrides,
-  standardInputLines,
-  workingDirectory,
-  writeOut,
-} from "../runtime/environment.ts";
-import { type HttpServer, serveHttp } from "../runtime/http.ts";
-import { type EndSignal, onEndSignals } from "../runtime/signals.ts";
+import { ConnectionError } from "../errors.ts";
+import { environmentVariables, runtimeOverrides, workingDirectory, writeOut } from "../runtime/environment.ts";
+import type { HttpServer } from "../runtime/http.ts";
 import { terminal } from "../runtime/terminal.ts";
 import type { Values } from "./arguments.ts";
 import type { Command, FlagSpec, Invocation } from "./command.ts";
-import { END_WORD, READY_WORD } from "./dev-words.ts";
+import { READY_WORD } from "./dev-words.ts";
 import { durationText } from "./duration.ts";
+import { FrontDoor, httpFlag } from "./front-door.ts";
 import { MessageLines } from "./message-lines.ts";
 import type { Outcome } from "./output.ts";
+import { StoppedWaiting } from "./patience.ts";
 import { subscriptionFindings } from "./plan.ts";
 import { asFinding, CommandError, EXIT, type Finding, findingLine, usageError } from "./problem.ts";
-import { describeHandlers, logOf, type OpenProject, openProject, shortPath } from "./project.ts";
+import { describeHandlers, loadProject, logOf, type OpenProject, openProject, requireTables, shortPath } from "./project.ts";
 import { userLog } from "./user-log.ts";
 
 const MAX_WAIT_ms = 5_000;
 /** A backend that doesn't answer the banner within this is shown as away; the engine keeps trying. */
 const PROBE_ms = 700;
-/** Ports tried above a taken one (D39). */
-const PORTS_ABOVE = 20;
-const KEEP_ALIVE_ms = 60_000;
 
 export const SERVER_FLAGS = {
   "test-mode": { type: "boolean", description: "Handle what is there, then end: exit 1 when something could not be settled" },
@@ -69,21 +60,36 @@ export const server: Command = {
     const drainTimeout_ms = values.duration_ms("drain-timeout");
     const http = httpFlag(values);
     for (const name of runtimeOverrides()) output.hint(`warning: ${name} is set; it changes what this program runs`);
-    const project = await openProject(invocation, {
-      role: "engine",
-      setUp: true,
-      strict: values.has("strict"),
-      log: (config) =>
-        values.has("supervised") && !values.has("debug") ? userLog(logOf(values, config, { stacks: true })) : logOf(values, config),
-      ...(values.has("supervised") ? { wrap: (stores) => withMessageLines(invocation, stores) } : {}),
-    });
+    const strict = values.has("strict");
+    const loaded = await loadProject(invocation, { strict });
+    const door = new FrontDoor(invocation, http);
+    let project: OpenProject | null = null;
     try {
+      project = await openProject(invocation, {
+        role: "engine",
+        setUp: true,
+        tablesLater: values.has("setup"),
+        strict,
+        loaded,
+        log: (config) =>
+          values.has("supervised") && !values.has("debug") ? userLog(logOf(values, config, { stacks: true })) : logOf(values, config),
+        ...(values.has("supervised") ? { wrap: (stores) => withMessageLines(invocation, stores) } : {}),
+        opening: async (config, log) => {
+          if (!testMode) await door.open(config);
+          const limit_ms = values.has("fail-fast") ? 0 : testMode ? maxWait_ms : Number.POSITIVE_INFINITY;
+          return door.waitsFor(limit_ms, log);
+        },
+      });
+      const { domain, stores } = project;
       warn(invocation, project);
-      if (values.has("setup")) await setUp(project);
+      if (values.has("setup")) {
+        await door.waitsFor(Number.POSITIVE_INFINITY, stores.log).reach(stores, () => setUp(stores));
+        await requireTables(stores, true);
+      }
       const { composeEngine } = await import("../compose/engine.ts");
       const composed = composeEngine({
-        domain: project.domain,
-        stores: project.stores,
+        domain,
+        stores,
         version: invocation.runtime.build.version,
         flags: {
           drainTimeout_ms,
@@ -93,9 +99,16 @@ export const server: Command = {
         },
       });
       if (values.has("fail-fast")) await requireBackends(project);
-      return testMode ? await runTestMode(invocation, composed, maxWait_ms) : await serve(invocation, project, composed, http);
+      return testMode ? await runTestMode(invocation, composed, maxWait_ms) : await serve(invocation, project, composed, door);
+    } catch (error) {
+      if (error instanceof StoppedWaiting) return door.stoppedWaiting();
+      if (error instanceof ConnectionError && testMode) {
+        throw new CommandError(EXIT.found, "UNREACHABLE", error.message, { ...error.about, cause: error });
+      }
+      throw error;
     } finally {
-      await project.close();
+      await project?.close();
+      await door.close();
     }
   },
 };
@@ -104,11 +117,6 @@ export const server: Command = {
 function withMessageLines({ values, output }: Invocation, stores: ConnectedStores): ConnectedStores {
   const { colour } = terminal("stderr", { noColour: values.has("no-color") });
   return { ...stores, telemetry: new MessageLines(stores.telemetry, (line) => output.say(line), colour) };
-}
-
-/** Resolves when `protean dev` tells this worker to end, or is gone. */
-async function endOfSupervision(): Promise<void> {
-  for await (const line of standardInputLines()) if (line === END_WORD) return;
 }
 
 function refuseLater(values: Values): void {
@@ -122,22 +130,6 @@ function refuseLater(values: Values): void {
   }
   if (values.has("dashboard"))
     throw usageError("--dashboard: the dashboard is not in this version", "protean subscriptions status shows the figures.");
-}
-
-interface HttpAddress {
-  readonly host: string | undefined;
-  readonly port: number;
-}
-
-/** null: off; undefined: as domain.toml says. */
-export function httpFlag(values: Values): HttpAddress | null | undefined {
-  const text = values.text("http");
-  if (text === undefined) return undefined;
-  if (text === "off") return null;
-  const match = /^(?:(\[[0-9a-fA-F:.]+\]|[^:\s]+):)?(\d{1,5})$/.exec(text);
-  const port = Number(match?.[2]);
-  if (match === null || port > 65_535) throw usageError(`--http: "${text}" is no [HOST:]PORT and not off`);
-  return { host: match[1]?.replace(/^\[|\]$/g, ""), port };
 }
 
 /** What configuration and loading found, each once, before anything runs. */
@@ -163,7 +155,7 @@ function warn({ output, values }: Invocation, { config, domain, warnings }: Open
   for (const finding of findings) output.hint(findingLine(finding));
 }
 
-async function setUp({ stores }: OpenProject): Promise<void> {
+async function setUp(stores: ConnectedStores): Promise<void> {
   for (const database of stores.databases.values()) await database.setup();
   await stores.eventStore.setup();
   for (const broker of stores.brokers.values()) await broker.setup();
@@ -254,59 +246,35 @@ function summaryText({ handled, failed, retried, deadLettered, published }: Engi
   return `handled ${handled}, failed ${failed}, retried ${retried}, dead-lettered ${deadLettered}, published ${published}`;
 }
 
-async function serve(
-  invocation: Invocation,
-  project: OpenProject,
-  composed: ComposedEngine,
-  flag: HttpAddress | null | undefined,
-): Promise<Outcome> {
+async function serve(invocation: Invocation, project: OpenProject, composed: ComposedEngine, door: FrontDoor): Promise<Outcome> {
   const { values, output } = invocation;
   const { engine } = composed;
   const { config, stores } = project;
-  const isBanner = !values.has("no-banner") && !values.has("quiet") && logFormatOf(values, project) === "console";
-  const banner = (line: string) => {
-    if (isBanner) output.say(line);
-  };
-  const stopped = Promise.withResolvers<EndSignal>();
-  const isSupervised = values.has("supervised");
-  const forgetSignals = onEndSignals({
-    first: (signal) => stopped.resolve(signal),
-    second: (signal, exitCode) => {
-      // Ctrl+C reaches the worker too; whether a second one ends it is for `protean dev` to say.
-      if (isSupervised) return;
-      output.say(`stopped at once by ${signal}; what was running is handled again by the next server`);
-      void endProcess(exitCode);
-    },
-  });
-  // Timers of the engine don't hold the process (ports/clock): a server that only waits must stay.
-  const alive = setInterval(() => undefined, KEEP_ALIVE_ms);
-  let listening: HttpServer | null = null;
+  const { isBanner, isSupervised, http } = door;
+  const banner = (line: string) => door.banner(line);
   try {
-    banner("Starting Protean Engine...");
-    listening = await listen(composed, config.server.health, flag);
-    engine.listensAt(listening?.url ?? null);
+    door.hasEngine(composed);
     if (engine.registered.length === 0) output.hint("warning: no handler is declared; nothing will be handled");
     const began_ms = stores.clock.monotonic_ms();
     const [probes] = await Promise.all([probeBackends(project, PROBE_ms), engine.start()]);
     banner("Registered subscriptions:");
     for (const line of registeredLines(engine.registered)) banner(line);
     banner("Engine running. Press Ctrl+C to stop.");
-    for (const line of bannerLines(invocation, project, probes, listening)) banner(line);
+    for (const line of bannerLines(invocation, project, probes, http)) banner(line);
     if (isSupervised) {
       writeOut(`${READY_WORD}\n`);
-      void endOfSupervision().then(() => stopped.resolve("SIGTERM"));
     } else if (!isBanner) {
       stores.log.info("server.running", {
         domain: project.domain.name,
         config: config.file,
         handlers: project.handlerPaths,
         backends: probes.map(({ what, provider, address, state }) => ({ what, provider, address, state })),
-        http: listening?.url ?? null,
+        http: http?.url ?? null,
         subscriptions: registeredLines(engine.registered),
         ready_in_ms: Math.round(stores.clock.monotonic_ms() - began_ms),
       });
     }
-    const signal = await stopped.promise;
+    const signal = await door.stopped.promise;
     const stopping_ms = stores.clock.monotonic_ms();
     if (!isSupervised)
       banner(
@@ -318,29 +286,7 @@ async function serve(
     return { data: { ...summary, reason: signal } };
   } finally {
     composed.close();
-    await listening?.close();
-    clearInterval(alive);
-    forgetSignals();
   }
-}
-
-function logFormatOf(values: Values, { config }: OpenProject): "console" | "json" {
-  const flag = values.text("log-format");
-  return flag === "console" || flag === "json" ? flag : config.logging.format;
-}
-
-async function listen(
-  { health }: ComposedEngine,
-  settings: { readonly enabled: boolean; readonly host: string; readonly port: number; readonly portAutoIncrement: boolean },
-  flag: HttpAddress | null | undefined,
-): Promise<HttpServer | null> {
-  if (flag === null || (flag === undefined && !settings.enabled)) return null;
-  return await serveHttp({
-    handler: healthHandler(health),
-    host: flag?.host ?? settings.host,
-    port: flag?.port ?? settings.port,
-    portsAbove: settings.portAutoIncrement ? PORTS_ABOVE : 0,
-  });
 }
 
 const KINDS = { stream: "StreamSubscription", event_store: "EventStoreSubscription", broker: "BrokerSubscription" } as const;

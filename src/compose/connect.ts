@@ -44,13 +44,16 @@ export function systemTools(log: Log): Tools {
  * Opens everything that the configuration names. SQLite files are opened and laid out at once; Redis is connected with the first call, so an
  * unreachable one fails nothing here (D21).
  * @param uses databases that elements are kept in: the predefined `memory` is only made when it is among them
- * @throws ConfigurationError for a provider that is not in this version, an unwritable folder, a file of a newer version
+ * @param options.wait_ms how long a PostgreSQL that can't be reached is waited for; default 10,000
+ * @throws ConfigurationError for a provider that is not in this version, an unwritable folder, a file of a newer version, and for what a person
+ *   must repair in PostgreSQL; ConnectionError when it can't be reached
  */
 export async function openStores(
   config: Config,
   domainName: string,
   tools: Tools,
   uses: ReadonlySet<string> = new Set(),
+  options: { readonly wait_ms?: number } = {},
 ): Promise<ConnectedStores> {
   const { clock, random, log } = tools;
   const counters = new Counters();
@@ -78,7 +81,7 @@ export async function openStores(
       if (database.provider === "postgresql") {
         const { openPostgres } = await import("../adapters/postgresql/mod.ts");
         const { name, uri, schema, poolMax, poolRecycle_ms } = database;
-        const postgres = await openPostgres({ name, url: uri, schema, poolMax, poolRecycle_ms, clock, random, log });
+        const postgres = await openPostgres({ name, url: uri, schema, poolMax, poolRecycle_ms, clock, random, log, ...options });
         closers.push(() => postgres.close());
         databases.set(name, postgres);
         continue;
@@ -94,7 +97,13 @@ export async function openStores(
       }
     }
     requireProvider("event store", config.eventStore.provider);
-    const eventStore = await openEventStore(config, databases, tools, async (part) => (await sqlite(fileOf(part))).eventStore, closers);
+    const eventStore = await openEventStore(
+      config,
+      databases,
+      { ...tools, ...options },
+      async (part) => (await sqlite(fileOf(part))).eventStore,
+      closers,
+    );
     const brokers = new Map<string, Broker>();
     for (const broker of Object.values(config.brokers)) {
       if (broker.provider === "redis") {
@@ -166,14 +175,14 @@ async function armed(stores: ConnectedStores): Promise<ConnectedStores> {
 async function openEventStore(
   { eventStore }: Config,
   databases: ReadonlyMap<string, Database>,
-  { clock, random, log }: Tools,
+  tools: Tools & { readonly wait_ms?: number },
   embedded: (part: { readonly provider: string; readonly file?: string }) => Promise<EventStore>,
   closers: (() => Promise<void>)[],
 ): Promise<EventStore> {
   if (eventStore.provider !== "message_db") return await embedded(eventStore);
   const { openMessageDb } = await import("../adapters/postgresql/mod.ts");
   const pool = eventStore.maxConnections === null ? {} : { poolMax: eventStore.maxConnections };
-  const store = await openMessageDb({ url: eventStore.uri, databases: [...databases.values()], clock, random, log, ...pool });
+  const store = await openMessageDb({ url: eventStore.uri, databases: [...databases.values()], ...tools, ...pool });
   closers.push(() => store.close());
   return store;
 }

@@ -104,6 +104,13 @@ export interface SucceededKey {
   readonly ttl_ms: number;
 }
 
+/** A change of a database's layout or content that `protean db` makes, and what it is to a person. */
+export interface DatabaseStep {
+  /** Such as `table outbox` or `column order.note`. */
+  readonly what: string;
+  readonly sql: string;
+}
+
 /** Everything that one unit of work writes into one database, applied in one transaction or not at all. */
 export interface CommitSet {
   readonly rows: readonly RowWrite[];
@@ -168,6 +175,19 @@ export interface Database {
   setup(options?: { readonly dryRun?: boolean }): Promise<readonly string[]>;
   /** What `setup` would have to create; empty when all is there. */
   missing(): Promise<readonly string[]>;
+  /** What `setup` would do, with its SQL. */
+  plan(): Promise<readonly DatabaseStep[]>;
+  /**
+   * Looks whether the role may use what is there, once all is there.
+   * @throws ConfigurationError when a privilege is missing; ConnectionError when the server takes no writes
+   */
+  verify(): Promise<void>;
+  /**
+   * Empties the declared tables, the outbox, the markers and the idempotency keys (`rows`), or removes them (`tables`). What else lies in the
+   * database stays, Message DB too. One transaction. Embedded databases keep their own tables, empty.
+   * @returns what it did; with `dryRun` what it would do
+   */
+  clear(what: "rows" | "tables", options?: { readonly dryRun?: boolean }): Promise<readonly DatabaseStep[]>;
   ping(): Promise<void>;
   close(): Promise<void>;
 }

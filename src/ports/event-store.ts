@@ -73,6 +73,10 @@ export interface EventStore {
 
   /** Creates what is missing, says what it did; changes nothing that exists. */
   setup(): Promise<readonly string[]>;
+  /** What `setup` would do, with its SQL; empty when all is there. */
+  plan(): Promise<readonly { readonly what: string; readonly sql: string }[]>;
+  /** @throws ConfigurationError when the store is missing, too old, or the role may not use it */
+  verify(): Promise<void>;
   /** @throws ConnectionError when it doesn't answer in time */
   ping(): Promise<void>;
   close(): Promise<void>;

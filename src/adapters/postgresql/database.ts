@@ -18,11 +18,11 @@ import { STATE, serverError } from "./failures.ts";
 import { PostgresIdempotency } from "./idempotency.ts";
 import { PostgresLeases } from "./leases.ts";
 import { PostgresOutbox } from "./outbox.ts";
-import { type Result, type Statement, StatementFailure } from "./pool.ts";
+import { type Result, type SqlValue, type Statement, StatementFailure } from "./pool.ts";
 import { RowTables } from "./rows.ts";
 import type { Server } from "./server.ts";
 import { arrayText, interval, quoted } from "./sql.ts";
-import { missingSteps, SETUP_LOCK, type SetupStep } from "./table-setup.ts";
+import { clearingSteps, missingSteps, requirePrivileges, SETUP_LOCK, type SetupStep } from "./table-setup.ts";
 
 /** A statement of a transaction, and what its failure means to the caller. */
 interface Part {
@@ -156,6 +156,24 @@ export class PostgresDatabase implements Database {
 
   missing(): Promise<readonly string[]> {
     return this.setup({ dryRun: true });
+  }
+
+  async verify(): Promise<void> {
+    const query = (text: string, values?: readonly SqlValue[]) => this.#server.query(text, values);
+    await this.#server.requireWritable();
+    await requirePrivileges(query, this.#server.schema, this.#tables.all(), this.address);
+  }
+
+  async clear(what: "rows" | "tables", options: { readonly dryRun?: boolean } = {}): Promise<readonly SetupStep[]> {
+    const plan = (query: (text: string, values?: readonly SqlValue[]) => Promise<Result>) =>
+      clearingSteps(query, this.#server.schema, this.#tables.all(), what);
+    if (options.dryRun === true) return await plan((text, values) => this.#server.query(text, values));
+    let steps: SetupStep[] = [];
+    await this.#server.define(SETUP_LOCK, async (query) => {
+      steps = await plan(query);
+      return steps.map(({ sql }) => sql);
+    });
+    return steps;
   }
 
   ping(): Promise<void> {

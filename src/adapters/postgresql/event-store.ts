@@ -8,7 +8,7 @@ import { installSteps, messageDbVersion } from "./message-db.ts";
 import { StatementFailure, type StoredRow } from "./pool.ts";
 import type { Server } from "./server.ts";
 import { SettledPrefix } from "./settled-prefix.ts";
-import { arrayText } from "./sql.ts";
+import { arrayText, quoted } from "./sql.ts";
 import { SETUP_LOCK } from "./table-setup.ts";
 
 /** Message DB keeps times of UTC in columns without zone. */
@@ -159,6 +159,15 @@ export class MessageDbEventStore implements EventStore {
         fix: "Run: protean db setup",
       });
     }
+    const { rows } = await this.#server.query(
+      `SELECT has_schema_privilege('message_store', 'USAGE') AND has_table_privilege('message_store.messages', 'SELECT')
+         AND has_table_privilege('message_store.messages', 'INSERT') AS may`,
+    );
+    if (rows[0]?.["may"] === "t") return;
+    throw new ConfigurationError(`role "${this.#server.username}" may not use Message DB at ${this.address}`, {
+      at: this.address,
+      fix: `Run as its owner: GRANT message_store TO ${quoted(this.#server.username)};`,
+    });
   }
 
   ping(): Promise<void> {

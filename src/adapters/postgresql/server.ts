@@ -156,6 +156,16 @@ export class Server {
       : failure;
   }
 
+  /** @throws ConnectionError on a replica, or where the role or database is set to read only */
+  async requireWritable(): Promise<void> {
+    const { rows } = await this.query("SELECT current_setting('transaction_read_only') AS state");
+    if (rows[0]?.["state"] !== "on") return;
+    throw new ConnectionError(`${this.address} takes no writes: it is a replica, or set to read only`, {
+      at: this.address,
+      fix: "Give the address of the primary server in domain.toml.",
+    });
+  }
+
   async ping(): Promise<void> {
     await this.query("SELECT 1");
   }

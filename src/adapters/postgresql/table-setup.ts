@@ -1,15 +1,12 @@
 import { createHash } from "node:crypto";
 import { ConfigurationError } from "../../errors.ts";
-import type { Table } from "../../ports/database.ts";
+import type { DatabaseStep, Table } from "../../ports/database.ts";
 import { columnsOf, createTableSql, sqlTypeOf } from "./columns.ts";
 import type { Result, SqlValue } from "./pool.ts";
-import { quoted } from "./sql.ts";
+import { arrayText, quoted } from "./sql.ts";
 
 /** Something that a database lacks, and the statement that makes it. */
-export interface SetupStep {
-  readonly what: string;
-  readonly sql: string;
-}
+export type SetupStep = DatabaseStep;
 
 /** First number of the advisory lock under which definitions are made, so that two who set up at once don't disturb each other. */
 export const SETUP_LOCK = 1_886_547_298;
@@ -198,5 +195,49 @@ async function requireVersion(query: Query, table: string, address: string): Pro
   throw new ConfigurationError(`${address} has schema version ${version}, this version of protean knows up to ${SCHEMA_VERSION}`, {
     at: address,
     fix: "Use the newer version of protean with this database.",
+  });
+}
+
+/** Ours whose rows belong to the domain. */
+const EMPTIED = ["outbox", "processed_message", "protean_idempotency"];
+/** Ours that hold no data of the domain; `protean db drop` removes them too. */
+const BOOKKEEPING = ["protean_lease", "protean_schema"];
+
+/** Statements that empty or remove what the domain keeps in this schema, each with the number of rows it will cost. */
+export async function clearingSteps(query: Query, schema: string, tables: readonly Table[], what: "rows" | "tables"): Promise<SetupStep[]> {
+  const { columns } = await presentIn(query, schema);
+  const names = [...tables.map(({ name }) => name), ...EMPTIED, ...(what === "tables" ? BOOKKEEPING : [])];
+  const steps: SetupStep[] = [];
+  for (const name of names.filter((one) => columns.has(one))) {
+    const table = `${quoted(schema)}.${quoted(name)}`;
+    const count = Number((await query(`SELECT count(*) AS n FROM ${table}`)).rows[0]?.["n"] ?? 0);
+    // Not TRUNCATE: that asks for a lock and a privilege of its own.
+    const sql = what === "tables" ? `DROP TABLE ${table}` : `DELETE FROM ${table}`;
+    steps.push({ what: `table ${name} (${count} ${count === 1 ? "row" : "rows"})`, sql });
+  }
+  return steps;
+}
+
+/**
+ * Looks whether the role that is logged in may read and write the tables.
+ * @throws ConfigurationError naming what it may not, and the statement that grants it
+ */
+export async function requirePrivileges(query: Query, schema: string, tables: readonly Table[], address: string): Promise<void> {
+  const names = [...tables.map(({ name }) => name), ...EMPTIED, "protean_lease"];
+  const { rows } = await query(
+    `SELECT current_user AS role, has_schema_privilege(n.oid, 'USAGE') AS usage, c.relname AS "table",
+       has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
+         AND has_table_privilege(c.oid, 'DELETE') AS may
+     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) ORDER BY c.relname`,
+    [schema, arrayText(names)],
+  );
+  const refused = rows.filter(({ usage, may }) => usage !== "t" || may !== "t");
+  const [first] = refused;
+  if (first === undefined) return;
+  const role = first["role"] ?? "the role";
+  const others = refused.length === 1 ? "" : ` and ${refused.length - 1} more`;
+  throw new ConfigurationError(`role "${role}" may not read and write table ${first["table"]}${others} in ${address}`, {
+    at: address,
+    fix: `Run as the owner: GRANT USAGE ON SCHEMA ${quoted(schema)} TO ${quoted(role)}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ${quoted(schema)} TO ${quoted(role)};`,
   });
 }

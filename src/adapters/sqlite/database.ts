@@ -21,7 +21,7 @@ import { writeSucceeded } from "./idempotency.ts";
 import { isHeld } from "./leases.ts";
 import { insertOutboxRows } from "./outbox.ts";
 import { RowTables } from "./rows.ts";
-import { missingSteps } from "./table-setup.ts";
+import { clearingSteps, missingSteps, type SetupStep } from "./table-setup.ts";
 import { sqlTime } from "./time.ts";
 
 export class SqliteDatabase implements Database {
@@ -109,7 +109,7 @@ export class SqliteDatabase implements Database {
   }
 
   async setup(options: { readonly dryRun?: boolean } = {}): Promise<readonly string[]> {
-    const steps = await this.#file.read((connection) => missingSteps(connection, this.#tables.all()));
+    const steps = await this.plan();
     if (steps.length === 0 || options.dryRun === true) return steps.map(({ what }) => what);
     return this.#file.writeDurably((connection) => {
       // Another process may have made some of it meanwhile.
@@ -121,6 +121,23 @@ export class SqliteDatabase implements Database {
 
   missing(): Promise<readonly string[]> {
     return this.setup({ dryRun: true });
+  }
+
+  async plan(): Promise<readonly SetupStep[]> {
+    return await this.#file.read((connection) => missingSteps(connection, this.#tables.all()));
+  }
+
+  /** Opening the file has seen to it. */
+  async verify(): Promise<void> {}
+
+  async clear(what: "rows" | "tables", options: { readonly dryRun?: boolean } = {}): Promise<readonly SetupStep[]> {
+    const plan = (connection: Connection) => clearingSteps(connection, this.#tables.all(), what);
+    if (options.dryRun === true) return await this.#file.read(plan);
+    return await this.#file.writeDurably((connection) => {
+      const steps = plan(connection);
+      for (const { sql } of steps) connection.execute(sql);
+      return steps;
+    });
   }
 
   async ping(): Promise<void> {

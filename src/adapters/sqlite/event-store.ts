@@ -176,6 +176,13 @@ export class SqliteEventStore implements EventStore {
     return [];
   }
 
+  async plan(): Promise<readonly []> {
+    return [];
+  }
+
+  /** Opening the file has seen to it. */
+  async verify(): Promise<void> {}
+
   async ping(): Promise<void> {
     await this.#file.read((connection) => connection.get("SELECT 1"));
   }

@@ -1,12 +1,9 @@
-import type { Table } from "../../ports/database.ts";
+import type { DatabaseStep, Table } from "../../ports/database.ts";
 import { columnsOf, createTableSql, sqlTypeOf } from "./columns.ts";
 import { type Connection, quoted } from "./connection.ts";
 
 /** Something that a declared table lacks in the file, and the statement that makes it. */
-export interface SetupStep {
-  readonly what: string;
-  readonly sql: string;
-}
+export type SetupStep = DatabaseStep;
 
 /** What is missing of the declared tables, in the order in which it has to be made. Nothing that exists is changed. */
 export function missingSteps(connection: Connection, tables: readonly Table[]): SetupStep[] {
@@ -37,4 +34,18 @@ function indexStep(connection: Connection, table: Table, columns: readonly strin
     what: `index ${name}`,
     sql: exists ? "" : `CREATE ${unique ? "UNIQUE " : ""}INDEX ${quoted(name)} ON ${quoted(table.name)} (${list})`,
   };
+}
+
+/** Ours whose rows belong to the domain. They stay as tables: the file was laid out with them. */
+const EMPTIED = ["outbox", "processed_message", "protean_idempotency"];
+
+/** Statements that empty or remove what the domain keeps in the file, each with the number of rows it will cost. */
+export function clearingSteps(connection: Connection, tables: readonly Table[], what: "rows" | "tables"): SetupStep[] {
+  const isThere = (name: string) => connection.get("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", name) !== undefined;
+  const declared = tables.map(({ name }) => name);
+  return [...declared, ...EMPTIED].filter(isThere).map((name) => {
+    const count = connection.get<{ n: number }>(`SELECT count(*) AS n FROM ${quoted(name)}`)?.n ?? 0;
+    const verb = what === "tables" && declared.includes(name) ? "DROP TABLE" : "DELETE FROM";
+    return { what: `table ${name} (${count} ${count === 1 ? "row" : "rows"})`, sql: `${verb} ${quoted(name)}` };
+  });
 }
