@@ -7,7 +7,7 @@
  *   read     from JSON: Identifiers take numbers, dates ISO text, integers and floats numeric text; then the same limits
  *   restore  from our own stored state (rows, snapshots): kinds are converted, limits are not checked again
  */
-import { IncorrectUsageError } from "../errors.ts";
+import { IncorrectUsageError, ValidationError } from "../errors.ts";
 import { isoOfEpoch, normalisedDateTime, parseDate, parseDateTime } from "../messages/datetime.ts";
 import type { JsonObject, JsonValue, WireValue } from "../messages/json.ts";
 import { underscore } from "../messages/names.ts";
@@ -376,8 +376,8 @@ function nestedKind(model: Model, asData: boolean): Kind {
       try {
         return model.instantiate(new Loaded(values, !reader.restoring));
       } catch (error) {
-        if (!(error instanceof Error && error.name === "ValidationError")) throw error;
-        reader.problems.addThrown(path, error);
+        if (!(error instanceof ValidationError)) throw error;
+        reader.problems.addAll(error.messages, `${path}.`);
         return REFUSED;
       }
     },

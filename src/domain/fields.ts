@@ -254,7 +254,10 @@ export const f = {
   },
 };
 
-/** Child entities of an aggregate or entity. Changes go through `add` and `remove`, so that invariants see them. */
+/**
+ * Child entities of an aggregate or entity. Changes go through `add` and `remove`, so that invariants see them. Loaded from a table they come in the
+ * order of their identities; generated identities ascend in the order in which the entities were made.
+ */
 export interface HasMany<E> extends ReadonlyArray<E> {
   /** Adds a child, or replaces the one with the same identity. */
   add(item: E): void;

@@ -22,6 +22,7 @@ import type { Metadata } from "../messages/envelope.ts";
 import { type JsonObject, toJsonText } from "../messages/json.ts";
 import { eventStream, factStream, stateSequence } from "../messages/names.ts";
 import type { Row } from "../ports/database.ts";
+import { newChildIdentity } from "./child-identity.ts";
 import { type Constructor, type ElementMeta, META } from "./element.ts";
 import type { FieldPlan } from "./field-plan.ts";
 import type { HasMany, StandardIssue, StandardResult } from "./fields.ts";
@@ -139,7 +140,8 @@ function valuesFrom(model: Model, input: unknown): unknown[] {
     let value = Object.hasOwn(given, plan.name) || plan.name in given ? given[plan.name] : undefined;
     if (value === null || value === undefined) {
       value = plan.initial();
-      if (value === null && (plan.identifier || plan.kind === "auto") && isGenerated(model)) value = model.domain.newIdentity();
+      if (value === null && (plan.identifier || plan.kind === "auto") && isGenerated(model))
+        value = model.kind === "entity" ? newChildIdentity(model.domain) : model.domain.newIdentity();
     }
     values[plan.index] = plan.accept(value, problems, plan.name);
   }

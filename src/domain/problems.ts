@@ -16,9 +16,9 @@ export class Problems {
     else reasons.push(reason);
   }
 
-  /** Takes over what a user's check threw; anything but a ValidationError counts as one reason for `path`. */
+  /** Takes over what the check of one field threw. A validator serves many fields, so the field is named by `path` and not by what it threw. */
   addThrown(path: string, error: unknown): void {
-    if (error instanceof ValidationError) this.addAll(error.messages, "");
+    if (error instanceof ValidationError) for (const reason of Object.values(error.messages).flat()) this.add(path, reason);
     else this.add(path, error instanceof Error ? error.message : String(error));
   }
 

@@ -83,15 +83,30 @@ function testsOf(model: Model, where: Readonly<Record<string, unknown>>, columnP
   return tests;
 }
 
+/** Columns of a value object, those of value objects in it among them. */
+function columnsUnder(model: Model, column: string): string[] {
+  return model.plans.flatMap((part) => {
+    const name = `${column}_${part.column}`;
+    return part.kind === "valueObject" && part.model !== null ? columnsUnder(part.model, name) : [name];
+  });
+}
+
 function valueObjectTests(plan: FieldPlan, model: Model, wanted: unknown, column: string, path: string): Condition[] {
   const isNull = (value: boolean): Condition => ({
     kind: value ? "and" : "or",
-    of: model.plans.map((part) => ({ kind: "test" as const, column: `${column}_${part.column}`, lookup: "isnull" as const, value })),
+    of: columnsUnder(model, column).map((name) => ({ kind: "test" as const, column: name, lookup: "isnull" as const, value })),
   });
   if (wanted === null) return [isNull(true)];
   if (typeof wanted !== "object") throw new IncorrectUsageError(`filter: \`${plan.name}\` is a ${model.name}; give its fields`);
-  const isnull = (wanted as Readonly<Record<string, unknown>>)["isnull"];
-  if (typeof isnull === "boolean" && !model.fields.has("isnull")) return [isNull(isnull)];
+  const lookups = Object.entries(wanted).filter(([name]) => LOOKUPS.has(name) && !model.fields.has(name));
+  if (lookups.length > 0 && lookups.length === Object.keys(wanted).length) {
+    return lookups.flatMap(([lookup, value]): Condition[] => {
+      if (lookup === "isnull") return [isNull(value === true)];
+      if (lookup === "exact") return valueObjectTests(plan, model, value, column, path);
+      if (lookup !== "in" || !Array.isArray(value)) throw new IncorrectUsageError(`filter: \`${plan.name}\` has no lookup \`${lookup}\``);
+      return [{ kind: "or", of: value.map((one) => ({ kind: "and", of: valueObjectTests(plan, model, one, column, path) })) }];
+    });
+  }
   return testsOf(model, wanted as Readonly<Record<string, unknown>>, `${column}_`, path);
 }
 

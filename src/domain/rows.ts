@@ -2,7 +2,7 @@
  * Elements to and from table rows (wire-format §11): one column per field, value objects flattened to `<field>_<sub>`, child entities in
  * tables of their own with a column `<parent table>_<parent's identity column>`. Column names are the wire names.
  */
-import { InvalidDataError } from "../errors.ts";
+import { InvalidDataError, ValidationError } from "../errors.ts";
 import type { JsonValue } from "../messages/json.ts";
 import { toJsonText } from "../messages/json.ts";
 import { underscore } from "../messages/names.ts";
@@ -118,9 +118,16 @@ function columnType(plan: FieldPlan): ColumnType {
 
 // ---------------------------------------------------------------------------------------------------------------- writing
 
-/** A field's value as its column holds it. Not for value objects and children. */
+/**
+ * A field's value as its column holds it. Not for value objects and children.
+ * @throws ValidationError for a bigint beyond the 64 bits of a column
+ */
 export function columnValue(plan: FieldPlan, value: unknown): ColumnValue {
-  if (typeof value === "bigint") return value;
+  if (typeof value === "bigint") {
+    if (BigInt.asIntN(64, value) !== value)
+      throw new ValidationError({ [plan.name]: ["is beyond the 64 bits that a database column holds"] });
+    return value;
+  }
   return plan.plain(value) as ColumnValue;
 }
 

@@ -117,7 +117,8 @@ function unreadable(model: Model, problems: Problems): DeserializationError {
 }
 
 /**
- * An element from JSON that a person or a web form wrote: wire names and declared names, every mistake reported.
+ * An element from JSON that a person or a web form wrote: wire names and declared names, every mistake reported. External events and classes
+ * declared `lenient` drop unknown fields here too.
  * @throws ValidationError with declared field names
  */
 export function fromInput(meta: ElementMeta, data: unknown): object {
@@ -126,7 +127,8 @@ export function fromInput(meta: ElementMeta, data: unknown): object {
   if (typeof data !== "object" || data === null || Array.isArray(data)) {
     throw new ValidationError({ [model.name]: ["must be a JSON object"] });
   }
-  const reader: Reader = { names: "any", lenient: false, tolerant: model.kind === "externalEvent", restoring: false, problems };
+  const external = model.kind === "externalEvent";
+  const reader: Reader = { names: "any", lenient: model.lenient || external, tolerant: external, restoring: false, problems };
   const values = readValues(model, data as JsonObject, reader, "");
   problems.throwIfFound();
   return model.instantiate(new Loaded(values, true));

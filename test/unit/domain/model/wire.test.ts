@@ -236,7 +236,7 @@ describe("input of people and web forms", () => {
       "money.currency": ["is longer than 3 characters"],
       zz: ["is not a declared field"],
     });
-    expect(refused({ accountId: "a", money: { amount: 1, currency: "XXX" } })).toEqual({ currency: ["is unknown"] });
+    expect(refused({ accountId: "a", money: { amount: 1, currency: "XXX" } })).toEqual({ "money.currency": ["is unknown"] });
     expect(refused([])).toEqual({ Pay: ["must be a JSON object"] });
   });
 
