@@ -468,7 +468,7 @@ function readPositions(store: JsonObject | null, row: StoredRow | null): EventSt
  */
 export class PeekedMessage {
   readonly text: string;
-  /** Agrees with `decode()` in every message that it can read; null when there is none, then decoding says why. */
+  /** Agrees with `decode()` in every message that it can read, or is null when there is none or it is no text: then decode it. */
   readonly type: string | null;
   readonly #parsed: unknown;
 

@@ -180,7 +180,8 @@ describe("tolerance", () => {
           expect(error).toBeInstanceOf(DeserializationError);
           return;
         }
-        expect(peekType(edited)).toBe(type);
+        // A type that is a number, say: peeking doesn't convert, so that one is decoded.
+        expect([type, null]).toContain(peekType(edited));
       }),
       { numRuns: 3000 },
     );

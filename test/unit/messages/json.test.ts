@@ -8,6 +8,7 @@ import {
   compareCodePoints,
   memberText,
   objectMembers,
+  openObject,
   parseJson,
   parseWire,
   pythonString,
@@ -131,6 +132,45 @@ describe("canonical text", () => {
       }),
       { numRuns: 3000 },
     );
+  });
+});
+
+describe("opening a message", () => {
+  test("in the form in which it is written, or nearly so, gives the same members as walking over it", () => {
+    const name = fc.constantFrom("data", "metadata", "a", "b", "é", 'q"', "__proto__", "2");
+    const value = fc.letrec<{ value: unknown; object: Record<string, unknown> }>((tie) => ({
+      value: fc.oneof(
+        fc.constantFrom(1, 1.5, null, true, "data", "metadata", ', "metadata": {', "x y"),
+        tie("object"),
+        fc.array(tie("value"), { maxLength: 2 }),
+      ),
+      object: fc.dictionary(name, tie("value"), { maxKeys: 3 }),
+    }));
+    const written = (data: string, metadata: string) => `{"data": ${data}, "metadata": ${metadata}}`;
+    const spaced = (json: unknown) => JSON.stringify(json, null, 1).replaceAll(/\n */g, " ");
+    fc.assert(
+      fc.property(
+        value.object,
+        value.object,
+        fc.constantFrom("", ', "c": 1', ', "data": {}', ', "metadata": {}', " "),
+        (data, metadata, rest) => {
+          const text = written(spaced(data), spaced(metadata)).replace(/\}$/, `${rest}}`);
+          const { values, members } = openObject(text, 0);
+          expect(members).toEqual(objectMembers(text, 0));
+          expect(JSON.stringify(values)).toBe(JSON.stringify(parseJson(text, 0)));
+        },
+      ),
+      { numRuns: 2_000 },
+    );
+  });
+
+  test("repairs what needs it and refuses what is too deep, also in that form", () => {
+    const { values } = openObject('{"data": {"n": 9007199254740993, "__proto__": {}}, "metadata": {"m": [-9007199254740993]}}', 0);
+    expect(values).toMatchObject({ data: { n: 9007199254740993n }, metadata: { m: [-9007199254740993n] } });
+    expect(Object.getPrototypeOf(values["data"])).toBeNull();
+    const nested = (levels: number) => `{"data": ${'{"a": '.repeat(levels)}1${"}".repeat(levels)}, "metadata": {}}`;
+    expect(() => openObject(nested(64), 0)).not.toThrow();
+    expect(() => openObject(nested(65), 0)).toThrow(DeserializationError);
   });
 });
 
