@@ -69,7 +69,7 @@ export async function freshDatabase(kind: "empty" | "message_db", locale?: strin
     drop: async () => {
       if (kind === "message_db" && locale === undefined) {
         await sql.unsafe(
-          "DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP TABLE IF EXISTS message_store.protean_lease; TRUNCATE message_store.messages RESTART IDENTITY",
+          "DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; DROP TABLE IF EXISTS message_store.protean_lease; TRUNCATE message_store.messages RESTART IDENTITY",
         );
         await sql.end({ timeout: 1 });
         await admin.end({ timeout: 1 });
