@@ -18,6 +18,8 @@ export interface ReadSource {
   groupLost(): void;
   /** This source alone can't be read (a key of another type, say); it is tried again with the net. */
   readFailed(error: unknown): void;
+  /** The connection broke under a read of this source: entries may have been given to it by an answer that got lost. */
+  interrupted(): void;
 }
 
 /** Every source is looked at this often, woken or not. */
@@ -160,7 +162,10 @@ export class StreamReader {
         await this.#read(sources, requests);
         this.#pause.succeeded();
       } catch (error) {
-        for (const source of sources) if (this.#sources.has(source)) this.#sources.set(source, true);
+        for (const source of sources) {
+          if (this.#sources.has(source)) this.#sources.set(source, true);
+          if (error instanceof ConnectionError) source.interrupted();
+        }
         await this.#clock.sleep(this.#pause.failed_ms(error), this.#stopping.signal);
       }
     }

@@ -127,8 +127,9 @@ export class StreamSubscription implements Service {
   #ticking = false;
   #takeoverDue_ms = 0;
   #cleanupDue_ms = 0;
-  #takingOver = false;
+  #takingOver: Promise<void> | null = null;
   #takeoverAgain = false;
+  #takeoverOwnToo = false;
   #stopControl: () => void = () => {};
   #replayOpen = false;
   #workers = 0;
@@ -271,6 +272,14 @@ export class StreamSubscription implements Service {
     if (this.#phase !== "running") return;
     this.#options.reader.add(this.#mainSource);
     this.#log.debug("subscription.started", { stream: this.#options.stream, group: this.#options.group, consumer: this.#options.consumer });
+  }
+
+  /** What a lost answer brought is ours, and older than whatever the next read brings (G32). */
+  async #readAgain(): Promise<void> {
+    if (this.#phase !== "running") return;
+    this.#options.reader.remove(this.#mainSource);
+    await this.#takeOver(true);
+    if (this.#phase === "running") this.#options.reader.add(this.#mainSource);
   }
 
   /** The lease is lost: the next owner takes all that we hold, so we may write nothing about it. */
@@ -449,6 +458,9 @@ export class StreamSubscription implements Service {
         if (isMain) void this.#groupLost();
         else this.#closeReplay();
       },
+      interrupted: () => {
+        if (isMain) void this.#readAgain();
+      },
       readFailed: (error) => {
         this.#noteReadError(error);
         this.#options.activity.unknown(this.name);
@@ -523,7 +535,8 @@ export class StreamSubscription implements Service {
   }
 
   #reportEmpty(): void {
-    if (this.#queue.size === 0 && this.#isQuiet() && !this.#takingOver) this.#options.activity.empty(this.name, this.#delayed.nextIn_ms());
+    if (this.#queue.size === 0 && this.#isQuiet() && this.#takingOver === null)
+      this.#options.activity.empty(this.name, this.#delayed.nextIn_ms());
   }
 
   async #groupLost(): Promise<void> {
@@ -681,8 +694,11 @@ export class StreamSubscription implements Service {
   async #runAlone(entry: HeldEntry): Promise<void> {
     const leave = await this.#suspects.enter();
     try {
-      if (this.#phase === "running" && !entry.lost) await this.#runCounted(entry);
-      else {
+      if (this.#phase === "running" && !entry.lost) {
+        await this.#runCounted(entry);
+        // Until the broker has it the next one's death would be this one's too.
+        await this.#until(() => !entry.acknowledging || !this.#held.has(this.#keyOf(entry.stream, entry.id)), this.#drain.signal);
+      } else {
         this.#breaker.neutral();
         this.#wait(entry, 0);
       }
@@ -1139,18 +1155,31 @@ export class StreamSubscription implements Service {
     if (this.#phase === "running" && !this.#claimedAway()) void this.#takeOver(false);
   }
 
-  async #takeOver(entering: boolean): Promise<void> {
-    if (this.#takingOver) {
-      this.#takeoverAgain = true;
-      return;
-    }
-    this.#takingOver = true;
+  /** @param ownToo no read of ours is under way: what is pending for us and not held never reached us; tried until the broker answers */
+  #takeOver(ownToo: boolean): Promise<void> {
+    if (ownToo) this.#takeoverOwnToo = true;
+    if (this.#takingOver === null) {
+      this.#takingOver = this.#lookThrough().finally(() => {
+        this.#takingOver = null;
+      });
+    } else this.#takeoverAgain = true;
+    return this.#takingOver;
+  }
+
+  async #lookThrough(): Promise<void> {
     const { broker, stream, group, instances, pause } = this.#options;
     try {
       do {
         this.#takeoverAgain = false;
         try {
-          await this.#takeOverStream(stream, entering);
+          const ownToo = this.#takeoverOwnToo;
+          this.#takeoverOwnToo = false;
+          try {
+            await this.#takeOverStream(stream, ownToo);
+          } catch (error) {
+            this.#takeoverOwnToo ||= ownToo;
+            throw error;
+          }
           if ((await broker.length(this.#replayStream)) > 0) await this.#openReplay();
           const now_ms = this.#clock.monotonic_ms();
           if (now_ms >= this.#cleanupDue_ms) {
@@ -1161,19 +1190,18 @@ export class StreamSubscription implements Service {
           pause.succeeded();
         } catch (error) {
           this.#lastError = nameAndMessage(error);
-          if (!entering) break; // looked for again in 10 s
+          if (!this.#takeoverOwnToo) break; // looked for again in 10 s
           this.#takeoverAgain = true;
           await this.#pauseAfter(error);
         }
       } while (this.#takeoverAgain && this.#phase === "running");
     } finally {
-      this.#takingOver = false;
       this.#takeoverDue_ms = this.#clock.monotonic_ms() + TAKEOVER_ms;
     }
     this.#pump();
   }
 
-  async #takeOverStream(stream: string, entering: boolean): Promise<void> {
+  async #takeOverStream(stream: string, ownToo: boolean): Promise<void> {
     const { broker, group, consumer, instances } = this.#options;
     await takeOver({
       broker,
@@ -1184,7 +1212,7 @@ export class StreamSubscription implements Service {
       claimIdle_ms: this.#settings.claimIdle_ms,
       claimForeignIdle_ms: this.#settings.claimForeignIdle_ms,
       exclusive: !this.#settings.shared,
-      ownToo: entering,
+      ownToo,
       batch: this.#batch,
       holds: (id) => this.#held.has(this.#keyOf(stream, id)),
       room: () => this.#roomForBatch(),

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { DeadLetter, Discard, RetryLater } from "../../../src/errors.ts";
+import { ConnectionError, DeadLetter, Discard, RetryLater } from "../../../src/errors.ts";
 import type { Broker } from "../../../src/ports/broker.ts";
 import { CATEGORY, GROUP, gate, messageText, streamBench } from "../../support/stream-bench.ts";
 
@@ -430,6 +430,26 @@ describe("dead and stalled owners", () => {
     expect(ran).toEqual([]);
     await clock.advance(25_000);
     expect(ran).toEqual(["A1#1"]);
+  });
+
+  test("a read whose answer got lost is made good before the next one: order is kept over an outage (G32, A9)", async () => {
+    const { engine, publish, pending, broker, clock } = await setup();
+    const ran: string[] = [];
+    const read = broker.read.bind(broker);
+    let broken = 0;
+    broker.read = async (requests) => {
+      const results = await read(requests);
+      if (!results.some((result) => result.kind === "entries" && result.entries.length > 0) || broken > 0) return results;
+      broken += 1;
+      await publish(messageText("A", 2));
+      throw new ConnectionError("the connection broke under the answer");
+    };
+    await publish(messageText("A", 1));
+    await engine((name, { attempt }) => ran.push(`${name}#${attempt}`));
+    await clock.advance(3_000);
+    expect(broken).toBe(1);
+    expect(ran.map((one) => one.slice(0, 2))).toEqual(["A1", "A2"]);
+    expect(await pending()).toEqual([]);
   });
 
   test("what was delivered to us by a reply that got lost runs soon, as a first attempt, and not only after claim_idle (A9)", async () => {
