@@ -318,13 +318,13 @@ async function configFor(config: Config, given: string | Readonly<Record<string,
 /** @throws CommandError naming what is missing and the command that makes it; ConfigurationError for what the role may not do */
 export async function requireTables(stores: ConnectedStores, setUp: boolean): Promise<void> {
   for (const database of stores.databases.values()) {
+    await database.verify();
     const missing = await database.missing();
     if (missing.length > 0) {
       const isEmbedded = database.provider === "sqlite" || database.provider === "memory";
       if (!setUp || !isEmbedded) throw notSetUp(`database "${database.name}" (${database.address})`, missing);
       await database.setup();
     }
-    await database.verify();
   }
   const { eventStore } = stores;
   await eventStore.verify();
@@ -354,10 +354,11 @@ export async function openBackends({
   values,
 }: Invocation): Promise<{ readonly config: Config; readonly stores: ConnectedStores | null; close(): Promise<void> }> {
   const config = await configOf(values, await placeOf(values));
-  if (await isUntouched(config)) return { config, stores: null, close: async () => undefined };
+  const looked = await withoutMissingFiles(config);
+  if (looked === null) return { config, stores: null, close: async () => undefined };
   const { openStores, systemTools } = await import("../compose/connect.ts");
   const tools = systemTools(logOf(values, config, { quietly: true }));
-  const stores = await Patience.of(values).reach(tools, () => openStores(config, "protean", tools, undefined, { wait_ms: 0 }));
+  const stores = await Patience.of(values).reach(tools, () => openStores(looked, "protean", tools, undefined, { wait_ms: 0 }));
   return { config, stores, close: () => stores.close() };
 }
 
@@ -368,6 +369,28 @@ export async function isUntouched(config: Config): Promise<boolean> {
   );
   const kinds = await Promise.all(files.map((file) => kindOf(file)));
   return kinds.some((kind) => kind === null);
+}
+
+/**
+ * For looking: memory in place of each SQLite file that isn't there, so that what lies in Redis or PostgreSQL is seen and no file is made.
+ * @returns null when there is nothing else to look at
+ */
+export async function withoutMissingFiles(config: Config): Promise<Config | null> {
+  let isSomewhere = false;
+  const looked = async <Part extends { readonly provider: string }>(part: Part): Promise<Part> => {
+    const file = part.provider === "sqlite" && "file" in part ? part.file : null;
+    if (typeof file !== "string" || file === ":memory:") {
+      if (part.provider === "redis" || part.provider === "postgresql" || part.provider === "message_db") isSomewhere = true;
+      return part;
+    }
+    if ((await kindOf(file)) === null) return { ...part, file: ":memory:" };
+    isSomewhere = true;
+    return part;
+  };
+  const each = async <Part extends { readonly provider: string }>(parts: Readonly<Record<string, Part>>) =>
+    Object.fromEntries(await Promise.all(Object.entries(parts).map(async ([name, part]) => [name, await looked(part)] as const)));
+  const [databases, eventStore, brokers] = await Promise.all([each(config.databases), looked(config.eventStore), each(config.brokers)]);
+  return isSomewhere ? { ...config, databases, eventStore, brokers } : null;
 }
 
 /** Relative to the working directory where that is shorter. */

@@ -11,7 +11,7 @@ import { exhaustedPositions } from "./exhausted.ts";
 import type { Outcome } from "./output.ts";
 import { plansOf } from "./plan.ts";
 import { EXIT, type Finding, usageError } from "./problem.ts";
-import { isUntouched, loadProject, openProject } from "./project.ts";
+import { loadProject, openProject, withoutMissingFiles } from "./project.ts";
 
 const FLAGS = {
   output: {
@@ -45,13 +45,13 @@ export const subscriptionsStatus: Command = {
     "fail-on": { type: "text", hint: "RULE", repeatable: true, description: "Exit 1 when lag>N, pending>N or dlq>N somewhere" },
   },
   async run(invocation) {
-    const { values } = invocation;
+    const { values, output } = invocation;
     const rules = values.texts("fail-on", { split: true }).map(ruleIn);
     const loaded = await loadProject(invocation);
     // Looking makes no file, table, group or stream (cli.md 2.1): what was never used is simply empty.
-    const untouched = await isUntouched(loaded.config);
+    const looked = await withoutMissingFiles(loaded.config);
     let rows: StatusRow[];
-    if (untouched) {
+    if (looked === null) {
       loaded.domain.freeze();
       const { buildReactions } = await import("../domain/run-reaction.ts");
       rows = plansOf(buildReactions(loaded.domain), loaded.config).map((plan) => ({
@@ -62,7 +62,12 @@ export const subscriptionsStatus: Command = {
         dlq_depth: 0,
       }));
     } else {
-      const project = await openProject(invocation, { role: "engine", setUp: false, loaded, tablesLater: true });
+      const project = await openProject(invocation, {
+        role: "engine",
+        setUp: false,
+        loaded: { ...loaded, config: looked },
+        tablesLater: true,
+      });
       try {
         const { stores, config, domain } = project;
         rows = await Promise.all(
@@ -93,6 +98,7 @@ export const subscriptionsStatus: Command = {
       }
     }
     const handler = values.text("handler");
+    for (const reason of new Set(rows.map((row) => row.reason))) if (reason !== undefined) output.hint(`unknown: ${reason}`);
     return statusOutcome(handler === undefined ? rows : rows.filter((row) => row.handler_name.split(", ").includes(handler)), rules);
   },
 };

@@ -1,7 +1,11 @@
 /** What an operator meets: hints at start, single keys of the configuration, texts that may hold a password. */
 import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { Redis } from "ioredis";
 import { onlyDocument, runCli } from "../support/cli.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
+import { sharedRedis, uniqueName } from "../support/redis.ts";
 import { SHOP } from "./fixtures/shop.ts";
 
 const folders: TemporaryFolder[] = [];
@@ -91,4 +95,36 @@ test("a handler of $all that has seen everything lags by nothing: our own record
   expect(runCli(["server", "--test-mode"], { directory }).exitCode).toBe(0);
   const { data } = onlyDocument(runCli(["subscriptions", "status", "--handler", "Everything", "--json"], { directory }).stdout);
   expect(data["subscriptions"]).toMatchObject([{ handler_name: "Everything", lag: 0, status: "ok" }]);
+});
+
+test("commands say once that Redis is away: no log lines beside the answer", () => {
+  const directory = shop({
+    "domain.toml":
+      '[brokers.default]\nprovider = "redis"\nURI = "redis://app:canary@127.0.0.1:1/0"\n[server]\ndefault_subscription_type = "stream"\n',
+  });
+  const status = runCli(["subscriptions", "status"], { directory });
+  expect(status.stderr.match(/ECONNREFUSED/g)).toHaveLength(1);
+  expect(status.stderr).toContain("unknown: Redis at redis://127.0.0.1:1/0");
+  const list = runCli(["dlq", "list"], { directory });
+  expect(list.exitCode).toBe(2);
+  expect(list.stderr.match(/ECONNREFUSED/g)).toHaveLength(1);
+  expect(list.stderr).toStartWith("error: ");
+  expect(existsSync(join(directory, ".protean"))).toBe(false);
+});
+
+test("what lies in Redis is seen where there is no SQLite file, and none is made", async () => {
+  const url = await sharedRedis();
+  const stream = uniqueName("shop::order");
+  const dead = JSON.stringify({
+    data: {},
+    metadata: { headers: { type: "Shop.X.v1" } },
+    _dlq_metadata: { original_stream: stream, consumer_group: "g" },
+  });
+  const redis = new Redis(url);
+  await redis.xadd(`${stream}:dlq`, "*", "data", dead);
+  redis.disconnect();
+  const directory = shop({ "domain.toml": `[brokers.default]\nprovider = "redis"\nURI = "${url}"\n` });
+  const { stdout } = runCli(["dlq", "list", "--json"], { directory });
+  expect(JSON.stringify(onlyDocument(stdout).data)).toContain(stream);
+  expect(existsSync(join(directory, ".protean"))).toBe(false);
 });
