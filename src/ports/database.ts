@@ -178,7 +178,7 @@ export interface Database {
   /** What `setup` would do, with its SQL. */
   plan(): Promise<readonly DatabaseStep[]>;
   /**
-   * Looks whether the role may use what is there, once all is there.
+   * Looks whether the role may use those tables that are there.
    * @throws ConfigurationError when a privilege is missing; ConnectionError when the server takes no writes
    */
   verify(): Promise<void>;

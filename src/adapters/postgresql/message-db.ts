@@ -9,6 +9,9 @@ export type Query = (text: string, values?: readonly SqlValue[]) => Promise<Resu
 /** The oldest Message DB whose functions we know; Python's is the same. */
 export const MESSAGE_DB_VERSION = "1.3.0";
 
+/** Code of the error that an older one causes. */
+export const MESSAGE_DB_OLD = "MESSAGE_DB_OLD";
+
 /**
  * Version of the Message DB that is installed, null when there is none.
  * @throws ConfigurationError when it is older than ours, or no Message DB
@@ -25,6 +28,7 @@ export async function messageDbVersion(query: Query, address: string): Promise<s
       : ((await query("SELECT message_store.message_store_version() AS version")).rows[0]?.["version"] ?? null);
   if (version !== null && !isOlder(version, MESSAGE_DB_VERSION)) return version;
   throw new ConfigurationError(`Message DB at ${address} is ${version === null ? "too old to say its version" : `version ${version}`}`, {
+    code: MESSAGE_DB_OLD,
     at: address,
     fix: `Update it to ${MESSAGE_DB_VERSION} with its own script, database/update.sh of @eventide/message-db.`,
   });

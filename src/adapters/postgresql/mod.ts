@@ -7,6 +7,7 @@ import { parsePostgresUrl } from "./address.ts";
 import { PostgresDatabase } from "./database.ts";
 import { EVENT_STORE_SCHEMA, MessageDbEventStore } from "./event-store.ts";
 import { PostgresLeases } from "./leases.ts";
+import { MESSAGE_DB_OLD } from "./message-db.ts";
 import { Server } from "./server.ts";
 
 export { PostgresDatabase } from "./database.ts";
@@ -130,12 +131,12 @@ async function mayUseMessageDb(server: Server): Promise<boolean> {
   return rows[0]?.["may"] === "t";
 }
 
-/** An old Message DB ends the start; a missing one is found by its first use, because `setup` needs an open store. */
+/** An old Message DB ends the start. What `setup` or a GRANT repairs doesn't: the one needs an open store, and who only reads needs no grant. */
 async function verified(store: MessageDbEventStore): Promise<MessageDbEventStore> {
   try {
     await store.verify();
   } catch (error) {
-    if (!(error instanceof ConfigurationError && error.code === "MESSAGE_DB_MISSING")) {
+    if (!(error instanceof ConfigurationError) || error.code === MESSAGE_DB_OLD) {
       await store.close();
       throw error;
     }

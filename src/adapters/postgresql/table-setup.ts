@@ -223,7 +223,7 @@ export async function clearingSteps(query: Query, schema: string, tables: readon
  * @throws ConfigurationError naming what it may not, and the statement that grants it
  */
 export async function requirePrivileges(query: Query, schema: string, tables: readonly Table[], address: string): Promise<void> {
-  const names = [...tables.map(({ name }) => name), ...EMPTIED, "protean_lease"];
+  const names = [...tables.map(({ name }) => name), ...EMPTIED, ...BOOKKEEPING];
   const { rows } = await query(
     `SELECT current_user AS role, has_schema_privilege(n.oid, 'USAGE') AS usage, c.relname AS "table",
        has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
