@@ -45,7 +45,8 @@ export const check: Command = {
     const floor = ["error", "warning", "info"].indexOf(values.text("level") ?? "info");
     const shown = findings.filter(({ level }) => ["error", "warning", "info"].indexOf(level) <= floor);
     const errors = findings.filter(({ level }) => level === "error").length;
-    const elements = countBy([...domain.elements.values()].map(({ kind }) => kind));
+    // A process manager is an element for its state and a handler; it is counted among the handlers.
+    const elements = countBy([...domain.elements.values()].map(({ kind }) => kind).filter((kind) => kind !== "processManager"));
     const handlers = countBy(domain.reactionMetas.map(({ kind }) => kind));
     const lines = shown.map(({ level, message, at, suggestion }) =>
       [
