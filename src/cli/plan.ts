@@ -2,6 +2,7 @@ import { engineSettings, subscriptionNotes } from "../compose/settings.ts";
 import type { Config } from "../config/config.ts";
 import type { Reaction } from "../domain/reaction.ts";
 import { planSubscriptions, type SubscriptionPlan } from "../engine/subscription-plan.ts";
+import { ConfigurationError } from "../errors.ts";
 import type { FollowedSubscription } from "../observatory/follow.ts";
 import { asFinding, type Finding } from "./problem.ts";
 
@@ -16,7 +17,13 @@ export function plansOf(reactions: readonly Reaction[], config: Config): readonl
  */
 export function subscriptionFindings(reactions: readonly Reaction[], config: Config): readonly Finding[] {
   const notes = subscriptionNotes(config, reactions);
-  plansOf(reactions, config);
+  for (const plan of plansOf(reactions, config)) {
+    if (plan.kind !== "broker" || Object.hasOwn(config.brokers, plan.broker)) continue;
+    throw new ConfigurationError(`Broker \`${plan.broker}\` has not been configured. ${plan.handler} reads from it`, {
+      at: `[brokers.${plan.broker}]`,
+      fix: `Write the table, or name one of: ${Object.keys(config.brokers).join(", ")}.`,
+    });
+  }
   return notes.map(asFinding);
 }
 

@@ -1,6 +1,7 @@
 import { type Acceptance, isPromise, type Reaction, type RunContext } from "../domain/reaction.ts";
 import { DeadLetter, DeserializationError, Discard, NoHandlerError, RetryLater, TimeoutError } from "../errors.ts";
 import { parseDateTime } from "../messages/datetime.ts";
+import { redact } from "../messages/dead-letter.ts";
 import type { DecodedMessage } from "../messages/envelope.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Lease } from "../ports/leases.ts";
@@ -564,13 +565,13 @@ function labelsOf(handler: string, type: string): TypeLabels {
   return { ok: { handler, type, status: "ok" }, error: { handler, type, status: "error" }, timing: { handler, type } };
 }
 
-/** `ValidationError: balance: must be positive`, as traces and status show errors. */
+/** `ValidationError: balance: must be positive`, as traces, logs, probes and status show errors; passwords in it are masked. */
 export function nameAndMessage(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
+  if (!(error instanceof Error)) return redact(String(error));
   if (error instanceof AggregateError && error.errors.length > 0) {
     return `${error.name}: ${error.errors.map((single) => nameAndMessage(single)).join("; ")}`;
   }
-  return `${error.name}: ${error.message}`;
+  return `${error.name}: ${redact(error.message)}`;
 }
 
 function stackOf(error: unknown): string | null {

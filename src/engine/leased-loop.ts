@@ -1,3 +1,4 @@
+import { redact } from "../messages/dead-letter.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Lease, Leases } from "../ports/leases.ts";
 import type { Log, LogFields } from "../ports/log.ts";
@@ -178,6 +179,7 @@ export class LeasedLoop {
   }
 }
 
+/** What an error says, for records and status; passwords in it are masked. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return redact(error instanceof Error ? error.message : String(error));
 }

@@ -1,4 +1,5 @@
 import type { ServiceStatus } from "../engine/service.ts";
+import { redact } from "../messages/dead-letter.ts";
 
 /** What the probes answer from. Read from memory on every request; nothing here asks a store or broker (known-traps A28). */
 export interface HealthFacts {
@@ -70,7 +71,8 @@ function readiness(source: HealthSource): Response {
       event_store: word(facts.eventStore),
       caches: {},
       subscriptions: subscriptions(facts.services, source.backlog()),
-      reasons: facts.reasons,
+      // From drivers: what they say of an address may hold its password.
+      reasons: facts.reasons.map(redact),
     },
   });
 }

@@ -49,6 +49,18 @@ describe("a section under [server.subscriptions]", () => {
   });
 });
 
+test("a subscriber's broker that isn't configured is an error of check and of the start", () => {
+  const hooks =
+    'import { domain } from "./order.ts";\nexport const Hooks = domain.subscriber("Hooks", { stream: "hooks", broker: "outside" }).handle(() => {});\n';
+  const directory = shop({ "handlers/hooks.ts": hooks });
+  const checked = runCli(["check"], { directory });
+  expect(checked.stdout).toContain("Broker `outside` has not been configured. Hooks reads from it");
+  expect(checked.exitCode).toBe(1);
+  const started = runCli(["server", "--http", "off"], { directory });
+  expect(started.stderr).toContain("Broker `outside` has not been configured");
+  expect(started.exitCode).toBe(2);
+});
+
 test("a handler on the event store in production is told at start", () => {
   const directory = shop({ "domain.toml": '[server]\ndefault_subscription_type = "event_store"\n' });
   const { stderr } = runCli(["server", "--test-mode"], { directory, environment: { PROTEAN_ENV: "production" } });

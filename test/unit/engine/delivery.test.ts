@@ -127,3 +127,13 @@ describe("telling about failures", () => {
     expect(telemetry.traces[0]?.payload).toBe('{"source":"A","number":1}');
   });
 });
+
+test("a password in what a handler throws is masked in its trace and its log line", async () => {
+  const { lines, telemetry, deliver } = setup(() => {
+    throw new Error("can't reach redis://app:canary@cache/0");
+  });
+  await deliver();
+  const told = JSON.stringify([lines.map(({ fields }) => fields["error"]), telemetry.traces]);
+  expect(told).toContain("redis://app:***@cache/0");
+  expect(told).not.toContain("canary");
+});

@@ -45,6 +45,11 @@ describe("the probes of engine.md §9", () => {
     });
   });
 
+  test("what a driver says of an address is shown without its password", async () => {
+    const { body } = await server({ reasons: ["broker default: redis://app:canary@cache/0 refused"] }).ask("/readyz");
+    expect(JSON.stringify(body)).toContain("redis://app:***@cache/0");
+  });
+
   test("readyz says draining and shutting down and nothing else", async () => {
     expect(await server({ phase: "draining" }).ask("/readyz")).toEqual({
       code: 503,
