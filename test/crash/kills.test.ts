@@ -6,8 +6,8 @@ import { sitesOfFile } from "./sites.ts";
 
 const LIMIT_ms = 120_000;
 const IS_LONG = process.env["PROTEAN_TEST_ALL"] === "1";
-const ROUNDS = IS_LONG ? 60 : 8;
-const ENTRIES = IS_LONG ? 1_500 : 240;
+const ROUNDS = IS_LONG ? 24 : 8;
+const ENTRIES = IS_LONG ? 500 : 160;
 const siteOf = sitesOfFile();
 
 /** Waits until handlers have begun `more` runs since now, or everything is done. */
@@ -45,7 +45,7 @@ describe.each([...BACKENDS])("on %s", (backend) => {
       const site = await siteOf(backend);
       const servers: Server[] = [await site.start(), await site.start()];
       const producing = site.produce("t", ENTRIES);
-      const rounds = IS_LONG ? 40 : 5;
+      const rounds = IS_LONG ? 20 : 5;
       for (let round = 0; round < rounds; round += 1) {
         await afterRuns(site, 1 + Math.floor(Math.random() * ENTRIES), () => false);
         const victim = servers[round % 2];

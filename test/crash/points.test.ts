@@ -98,3 +98,11 @@ describe.each([...BACKENDS])("on %s", (backend) => {
     LIMIT_ms,
   );
 });
+
+test("a crash point that there isn't is refused with the list of those there are", async () => {
+  const site = await siteOf("sqlite");
+  const { exitCode, stderr } = await site.launch({ crashAt: "C99" }).ended;
+  expect(exitCode).toBe(2);
+  expect(stderr).toContain('PROTEAN_CRASH_AT: there is no point "C99"');
+  expect(stderr).toContain("C8, C9, C10");
+});
