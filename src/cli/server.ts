@@ -213,9 +213,18 @@ async function runTestMode({ output }: Invocation, { engine, close }: ComposedEn
   const report = await engine.runUntilQuiet({ maxWait_ms });
   close();
   const { summary, unsettled, unreachable } = report;
-  for (const reason of unreachable) output.say(`unreachable: ${reason}`);
+  // One away is many services': a line for each reason.
+  for (const reason of new Set(unreachable.map((one) => one.slice(one.indexOf(": ") + 2)))) output.say(`unreachable: ${reason}`);
   for (const { name, inFlight, parked } of unsettled) output.say(`unsettled: ${name} holds ${inFlight + parked} messages`);
+  const givenUp = engine.status().services.filter(({ deadLettered }) => deadLettered > 0);
   const failures: Finding[] = [
+    ...givenUp.map(
+      ({ handler, deadLettered, lastError }): Finding => ({
+        code: "DEAD_LETTERED",
+        level: "error",
+        message: `${handler}: ${deadLettered} given up${lastError === null ? "" : `, last ${lastError}`}`,
+      }),
+    ),
     ...unreachable.map((message): Finding => ({ code: "UNREACHABLE", level: "error", message })),
     ...unsettled.map(
       ({ name, inFlight, parked }): Finding => ({

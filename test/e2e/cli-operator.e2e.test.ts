@@ -140,3 +140,18 @@ test("what lies in Redis is seen where there is no SQLite file, and none is made
   expect(JSON.stringify(onlyDocument(stdout).data)).toContain(stream);
   expect(existsSync(join(directory, ".protean"))).toBe(false);
 });
+
+test("test mode names the handlers that gave up and their errors", () => {
+  const directory = shop({
+    "domain.toml":
+      '[server]\ndefault_subscription_type = "stream"\n[server.stream_subscription]\nmax_retries = 2\nretry_delay_seconds = 0.01\n',
+  });
+  const payload = '{"order_id": "o1", "customer": "Trouble", "amount": 1}';
+  expect(runCli(["send", "command", "PlaceOrder", payload], { directory }).exitCode).toBe(0);
+  const { exitCode, stdout } = runCli(["server", "--test-mode", "--json"], { directory });
+  expect(onlyDocument(stdout).data).toMatchObject({
+    dead_lettered: 1,
+    failures: ["Announcer: 1 given up, last TypeError: can't announce"],
+  });
+  expect(exitCode).toBe(1);
+});
