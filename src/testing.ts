@@ -6,17 +6,19 @@
 import { AssertionError } from "node:assert";
 import { currentUnitOfWork, openContext } from "./domain/context.ts";
 import { correlationTrace, type TracedMessage } from "./domain/correlation-trace.ts";
+import { isDiscarded } from "./domain/discarded.ts";
 import type { Domain } from "./domain/domain.ts";
 import type { ElementMeta } from "./domain/element.ts";
 import { metaOf, setMetadata } from "./domain/instance.ts";
 import { eventMetadata, payloadOf } from "./domain/message-metadata.ts";
+import type { CommandReceipt } from "./domain/process-command.ts";
 import { correlationOf, loadInstance } from "./domain/process-manager.ts";
 import { ReactionBuilder, type ReactionMeta } from "./domain/reactions.ts";
 import { decodeStored, readMessage } from "./domain/read-message.ts";
 import { loadEventSourced } from "./domain/snapshots.ts";
 import { currentConnector, type DomainSettings, type DomainStores } from "./domain/stores.ts";
 import { dispatchEvents, withoutDispatch } from "./domain/sync-dispatch.ts";
-import type { AnyEvent, ClassOf, EventsOf } from "./domain/types.ts";
+import type { AnyCommand, AnyEvent, ClassOf, EventsOf, ResultOf } from "./domain/types.ts";
 import { type CommittedEvent, runUnitOfWork } from "./domain/unit-of-work.ts";
 import { viewFor } from "./domain/view.ts";
 import { IncorrectUsageError, ValidationError } from "./errors.ts";
@@ -193,16 +195,16 @@ export interface ProcessedResult<A extends object> {
   readonly events: EventLog<EventOfAggregate<A>>;
   /** Those of all commands of the chain. */
   readonly allEvents: EventLog<EventOfAggregate<A>>;
-  process(command: object, options?: { readonly reactions?: boolean }): Promise<ProcessedResult<A>>;
+  process(command: AnyCommand, options?: { readonly reactions?: boolean }): Promise<ProcessedResult<A>>;
 }
 
 type EventOfAggregate<A> = [EventsOf<A>] extends [never] ? AnyEvent : EventsOf<A>;
 
 export interface GivenAggregate<A extends object> {
   /** More history. */
-  after(...events: readonly object[]): GivenAggregate<A>;
+  after(...events: readonly EventOfAggregate<A>[]): GivenAggregate<A>;
   /** Runs the command's handler now. `reactions: false` keeps handlers of the events out of it. */
-  process(command: object, options?: { readonly reactions?: boolean }): Promise<ProcessedResult<A>>;
+  process(command: AnyCommand, options?: { readonly reactions?: boolean }): Promise<ProcessedResult<A>>;
 }
 
 export interface ProcessManagerResult<S> {
@@ -240,12 +242,12 @@ type StateOf<B> = B extends { readonly "~state"?: infer S } ? S : Record<string,
 export function given<A extends object>(
   aggregate: ClassOf<A> & { readonly createNew: unknown },
   id: string,
-  ...events: readonly object[]
+  ...events: readonly EventOfAggregate<A>[]
 ): GivenAggregate<A>;
 /** Events, to see what a projection makes of them. */
 export function given(...events: readonly AnyEvent[]): GivenEvents;
 /** A process manager and the events that it is told, in this order. */
-export function given<B extends object>(processManager: B, ...events: readonly object[]): GivenProcessManager<StateOf<B>>;
+export function given<B extends object>(processManager: B, ...events: readonly AnyEvent[]): GivenProcessManager<StateOf<B>>;
 export function given(subject: object, ...rest: readonly unknown[]): object {
   const reaction = ReactionBuilder.metaOf(subject);
   if (reaction !== null) return givenProcessManager(reaction, rest as readonly object[]);
@@ -531,6 +533,7 @@ async function drainOne(test: Active, failures: unknown[]): Promise<number> {
         try {
           await reaction.run(message, context);
         } catch (error) {
+          if (isDiscarded(error, log, { handler: reaction.name, message_type: row.type, message_id: message.id })) continue;
           failures.push(error);
           await reaction.onFailure(error, message);
         }
@@ -545,13 +548,13 @@ async function drainOne(test: Active, failures: unknown[]): Promise<number> {
  * @returns what `domain.process` resolves to
  * @throws AssertionError when `until` doesn't hold after `timeout_ms` (5 s)
  */
-export async function processAndWait(
-  command: object,
+export async function processAndWait<C extends AnyCommand>(
+  command: C,
   options: { readonly until?: () => boolean | Promise<boolean>; readonly timeout_ms?: number } = {},
-): Promise<unknown> {
+): Promise<ResultOf<C> | CommandReceipt> {
   const { domain } = metaOf(command);
   activeOf(domain);
-  const result = await domain.process(command as never);
+  const result = await domain.process(command);
   await drain(domain);
   const { until, timeout_ms = 5_000 } = options;
   if (until === undefined) return result;

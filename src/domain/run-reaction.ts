@@ -17,6 +17,7 @@ import { ALL_STREAMS } from "../ports/event-store.ts";
 import type { Lease } from "../ports/leases.ts";
 import type { Log } from "../ports/log.ts";
 import { currentContext, type HandlerContext, isolatedContext, openContext } from "./context.ts";
+import { isDiscarded } from "./discarded.ts";
 import type { Domain } from "./domain.ts";
 import type { ElementMeta } from "./element.ts";
 import { valueFromForeign } from "./foreign-payload.ts";
@@ -496,6 +497,8 @@ export async function runInlineEvent(domain: Domain, event: object, metadata: Me
         reaction.runInstance(event, metadata, { ...INLINE, log: domain.stores.log, signal: NEVER }),
       );
     } catch (error) {
+      const run = { handler: meta.name, message_type: type, message_id: metadata.headers.id };
+      if (isDiscarded(error, domain.stores.log, run)) continue;
       failures.push(error);
       await reaction.onFailure(error, event);
     }

@@ -9,6 +9,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { TransactionError } from "../errors.ts";
 import { parseJson } from "../messages/json.ts";
 import { currentContext } from "./context.ts";
+import { isDiscarded } from "./discarded.ts";
 import type { Domain } from "./domain.ts";
 import { failedAfterCommit, type Publication } from "./publish.ts";
 import { runInlineEvent } from "./run-reaction.ts";
@@ -83,11 +84,12 @@ export async function runInlineSubscribers(domain: Domain, publications: readonl
     for (const reaction of domain.reactions) {
       if (reaction.kind !== "subscriber" || reaction.broker !== broker || !reaction.categories.includes(stream)) continue;
       const payload = parseJson(text);
+      const id = random.uuid();
       try {
         const signal = currentContext()?.limit?.signal ?? new AbortController().signal;
-        const id = random.uuid();
         await reaction.runPayload(payload, { id, stream }, { attempt: 1, signal, workerId: "inline", log, deliveryKey: id, fences: [] });
       } catch (error) {
+        if (isDiscarded(error, log, { handler: reaction.name, message_type: stream, message_id: id })) continue;
         await reaction.onFailure(error, payload);
         failures.push(error);
       }

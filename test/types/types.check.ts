@@ -4,6 +4,7 @@
  */
 import type { CommandReceipt, EventSourcedRepository, EventsOf, Filter, HasMany, Repository } from "../../src/mod.ts";
 import { atomicChange, Domain, f, or, returns } from "../../src/mod.ts";
+import { given, processAndWait } from "../../src/testing.ts";
 import {
   Account,
   AccountOpened,
@@ -251,3 +252,14 @@ f.string({ maxLenght: 3 });
 f.string({ optional: true, maxLenght: 3 });
 // @ts-expect-error the default of a bigint is a bigint
 f.integer({ bigint: true, default: 1 });
+
+// the testing API takes commands and the aggregate's own events, and gives a command's result
+async function tested(): Promise<void> {
+  const opened = await processAndWait(new OpenAccount({ accountNumber: "1", holderName: "n", openingDeposit: 0 }));
+  yes<Equal<typeof opened, string | CommandReceipt>>();
+  // @ts-expect-error an event of another aggregate is no history of this one
+  given(Account, "A1", new TransferInitiated({ transferId: "t", sourceAccountId: "a", destinationAccountId: "b", amount: 1 }));
+  // @ts-expect-error events can't be processed
+  given(Account, "A1").process(new DepositMade({ accountId: "a", amount: 1 }));
+}
+void tested;

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { currentConnector, provideConnector } from "../../../../src/domain/stores.ts";
-import { TransactionError } from "../../../../src/errors.ts";
+import { Discard, TransactionError } from "../../../../src/errors.ts";
 import { assertChain, drain, fixed, given, processAndWait, testDomain } from "../../../../src/testing.ts";
 import { bank, banking, bench, stored } from "./bank.ts";
 
@@ -35,6 +35,20 @@ describe("synchronous dispatch", () => {
     expect((failed as TransactionError).about.cause).toBeInstanceOf(AggregateError);
     expect(await stored(on, "DepositMade")).toHaveLength(1);
     expect((await domain.viewFor(Summary).get("A1")).balance).toBe(105);
+  });
+
+  test("a handler that discards the event fails nobody, unless another method of it failed", async () => {
+    const { hooks, open, deposit, domain, Summary } = await banking(SYNC);
+    await open("A1", 100);
+    hooks["first"] = () => {
+      throw new Discard("nothing for us");
+    };
+    await deposit("A1", 5);
+    expect((await domain.viewFor(Summary).get("A1")).balance).toBe(105);
+    hooks["second"] = () => {
+      throw new Error("second");
+    };
+    await expect(deposit("A1", 5)).rejects.toBeInstanceOf(TransactionError);
   });
 });
 
