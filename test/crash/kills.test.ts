@@ -20,7 +20,7 @@ describe.each([...BACKENDS])("on %s", (backend) => {
   test(
     `a server killed ${ROUNDS} times at random moments loses nothing, keeps the order and doubles no protected effect (G1, G2, G3)`,
     async () => {
-      const site = await siteOf(backend);
+      const site = await siteOf(backend, { maxRetries: 2 * ROUNDS });
       let server = await site.start();
       let accepted = false;
       const producing = site.produce("k", ENTRIES).then(() => {
@@ -42,7 +42,7 @@ describe.each([...BACKENDS])("on %s", (backend) => {
   test(
     "of two servers on the same stores one is killed and started again, over and over: order, effects and books are right (rulings 8, 74)",
     async () => {
-      const site = await siteOf(backend);
+      const site = await siteOf(backend, { maxRetries: 2 * ROUNDS });
       const servers: Server[] = [await site.start(), await site.start()];
       const producing = site.produce("t", ENTRIES);
       const rounds = IS_LONG ? 20 : 5;
