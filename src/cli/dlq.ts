@@ -364,7 +364,8 @@ function rowOfStore({ failures, exhausted }: StoreLetter): Letter {
     error_class: exhausted.errorClass,
     error: exhausted.error,
     failed_at: exhausted.time,
-    attempts: exhausted.retryCount,
+    // Runs, as for broker streams: the first one and its retries.
+    attempts: exhausted.retryCount + 1,
   };
 }
 

@@ -155,3 +155,16 @@ test("test mode names the handlers that gave up and their errors", () => {
   });
   expect(exitCode).toBe(1);
 });
+
+test("a message given up by an event-store subscription ran once and its retries, and the list counts the runs", () => {
+  const directory = shop({
+    "domain.toml":
+      '[server]\ndefault_subscription_type = "event_store"\n[server.event_store_subscription]\nmax_retries = 2\nretry_delay_seconds = 0.01\nrecovery_interval_seconds = 0.01\n',
+  });
+  const payload = '{"order_id": "o1", "customer": "Trouble", "amount": 1}';
+  expect(runCli(["send", "command", "PlaceOrder", payload], { directory }).exitCode).toBe(0);
+  const ran = onlyDocument(runCli(["server", "--test-mode", "--json"], { directory }).stdout).data;
+  expect(ran).toMatchObject({ dead_lettered: 1, failed: 3 });
+  const { data } = onlyDocument(runCli(["dlq", "list", "--json"], { directory }).stdout);
+  expect(data["dead_letters"]).toMatchObject([{ group: "shop.Announcer", attempts: 3 }]);
+});
