@@ -89,7 +89,7 @@ function jsonIn(text: string, what: string): Readonly<Record<string, unknown>> {
     value = parseJson(text);
   } catch (error) {
     if (!(error instanceof DeserializationError)) throw error;
-    throw usageError(`${what}: no JSON: ${error.message}`, `Quote it for your shell: '{"name": "value"}'`);
+    throw usageError(`${what}: no JSON: ${error.message.replace(/^not JSON: /, "")}`, `Quote it for your shell: '{"name": "value"}'`);
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw usageError(`${what}: no JSON object`);
   return value as Readonly<Record<string, unknown>>;

@@ -196,7 +196,9 @@ function waited({ output }: Invocation, sent: readonly Sent[], followed: Followe
   for (const line of followed.unseen) output.hint(`note: ${line}`);
   const open = [
     ...followed.open,
-    ...followed.messages.flatMap(({ type, open: names }) => names.map((name) => `${type} waits for ${name}`)),
+    ...followed.messages.flatMap(({ type, open: names }) =>
+      names.map((name) => (name.startsWith("in ") ? `${type} waits ${name}` : `${type} waits for ${name}`)),
+    ),
   ];
   if (!followed.settled) {
     output.say(`not settled after ${durationText(wait_ms)}: ${open.slice(0, 5).join("; ") || "messages are still coming"}`);
@@ -299,7 +301,7 @@ function objectIn(text: string, what: string): JsonObject {
     value = parseJson(text);
   } catch (error) {
     if (!(error instanceof DeserializationError)) throw error;
-    throw usageError(`${what} is no JSON: ${error.message}`, `Quote it for your shell: '{"name": "value"}'`);
+    throw usageError(`${what} is no JSON: ${error.message.replace(/^not JSON: /, "")}`, `Quote it for your shell: '{"name": "value"}'`);
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw usageError(`${what} is no JSON object`);
   return value as JsonObject;

@@ -29,7 +29,7 @@ export function parseConfigText(text: string, label: string): ParsedFile {
     throw new ConfigurationError(`${label}:${error.line}:${error.column} is not valid TOML: ${reason}`, {
       code: "CONFIG_SYNTAX",
       at: `${label}:${error.line}:${error.column}`,
-      fix: `Look at this line: ${(text.split(/\r?\n/)[error.line - 1] ?? "").trim().slice(0, 120)}`,
+      fix: whereToLook(text.split(/\r?\n/)[error.line - 1] ?? ""),
       cause: error,
     });
   }
@@ -164,4 +164,9 @@ function skimValue(text: string, depth: number): { multiline: '"""' | "'''" | nu
     }
   }
   return { multiline: null, brackets };
+}
+
+function whereToLook(line: string): string {
+  const shown = line.trim().slice(0, 120);
+  return shown === "" ? "Look above it for a bracket or a quote that isn't closed." : `Look at this line: ${shown}`;
 }

@@ -90,6 +90,12 @@ test("several problems stand one a line, what is wrong and what to write apart",
   expect(stderr).toContain("messages_per_tick = 0 is not allowed: it must be a whole number > 0. Write a whole number > 0.");
 });
 
+test("a file that ends inside a list says what to look for", () => {
+  const { stderr } = runCli(["config", "validate"], { directory: shop({ "domain.toml": "a = [\n" }) });
+  expect(stderr).toContain("domain.toml:2:1 is not valid TOML");
+  expect(stderr).toContain("Look above it for a bracket or a quote that isn't closed.");
+});
+
 test("config validate tells findings as the server does", () => {
   const directory = shop({ "domain.toml": '[brokers.default]\nprovider = "redis"\nurl = "redis://127.0.0.1:1"\n' });
   const { stderr, stdout } = runCli(["config", "validate"], { directory });
