@@ -11,7 +11,7 @@ import { ConfigurationError } from "../errors.ts";
 import { BacklogCollector } from "../observatory/backlog.ts";
 import type { HealthSource } from "../observatory/health.ts";
 import type { Broker } from "../ports/broker.ts";
-import { hostIdentity, isProcessRunning } from "../runtime/host.ts";
+import { type HostIdentity, hostIdentity, isProcessRunning } from "../runtime/host.ts";
 import type { ConnectedStores } from "./connect.ts";
 import { engineSettings } from "./settings.ts";
 
@@ -30,9 +30,17 @@ export interface ComposedEngine {
   close(): void;
 }
 
+/** Who a process is among the others, and what it can know of them. */
+export interface Surroundings {
+  readonly identity: HostIdentity;
+  /** Whether a process of this host and pid namespace still runs. */
+  readonly isRunning: (pid: number) => boolean;
+}
+
 /**
  * An engine for an initialised domain.
  * @param options.version of this program, for the heartbeat
+ * @param options.surroundings default: as the operating system tells; simulation has its own
  * @throws ConfigurationError when handlers and domain.toml contradict each other
  */
 export function composeEngine(options: {
@@ -40,16 +48,18 @@ export function composeEngine(options: {
   readonly stores: ConnectedStores;
   readonly version: string;
   readonly flags?: EngineFlags;
+  readonly surroundings?: Surroundings;
 }): ComposedEngine {
   const { domain, stores, flags = {} } = options;
+  const { identity, isRunning } = options.surroundings ?? { identity: hostIdentity(), isRunning: isProcessRunning };
   requireBrokers(stores);
-  const { host, pid, bootId, pidNamespace, startedAt_ms } = hostIdentity();
+  const { host, pid, bootId, pidNamespace, startedAt_ms } = identity;
   const cursors = new Map<string, () => number>();
   const engine = new Engine({
     domain: { name: domain.name, reactions: domain.reactions, stores },
     settings: engineSettings(stores.config, domain.reactions, flags),
     instance: { id: stores.random.hex(12), host, pid, bootId, pidNamespace, startedAt_ms, version: options.version, http: null },
-    processExists: isProcessRunning,
+    processExists: isRunning,
     moreServices: (context) => moreServices(context, domain, cursors),
     testMode: flags.testMode ?? false,
   });
@@ -129,7 +139,7 @@ function moreServices(context: EngineContext, domain: Domain, cursors: Map<strin
 }
 
 /** Events of our aggregates and our commands; external events belong to somebody else's outbox. */
-function publishedType(domain: Domain, meta: ElementMeta | null): PublishedType | null {
+export function publishedType(domain: Domain, meta: ElementMeta | null): PublishedType | null {
   if (meta === null || meta.owner === null) return null;
   // Rows of commands lie in the home database, rows of events in that of their aggregate: as the unit of work wrote them.
   if (meta.kind === "command") return { database: homeDatabase(domain), published: false };
