@@ -1,5 +1,6 @@
 import type { ComposedEngine } from "../compose/engine.ts";
 import type { Config } from "../config/config.ts";
+import { ConfigurationError } from "../errors.ts";
 import { type HealthFacts, type HealthSource, healthHandler } from "../observatory/health.ts";
 import type { Log } from "../ports/log.ts";
 import { endProcess, standardInputLines } from "../runtime/environment.ts";
@@ -74,7 +75,10 @@ export class FrontDoor {
     if (this.#isBanner) this.#invocation.output.say(line);
   }
 
-  /** Listens to signals and for probes. @throws ConfigurationError when the address can't be used */
+  /**
+   * Listens to signals and for probes. An address of domain.toml that can't be used is a warning, and the server goes on without probes (engine.md §9).
+   * @throws ConfigurationError when that of `--http` can't be used
+   */
   async open(config: Config): Promise<void> {
     const { output, values } = this.#invocation;
     this.#isBanner = !values.has("no-banner") && !values.has("quiet") && logFormatOf(values, config) === "console";
@@ -94,7 +98,7 @@ export class FrontDoor {
     this.banner("Starting Protean Engine...");
     const { health } = config.server;
     if (this.#flag === null || (this.#flag === undefined && !health.enabled)) return;
-    const http = await serveHttp({
+    const serving = serveHttp({
       handler: healthHandler({
         facts: () => this.#engine?.facts() ?? this.#waiting(config),
         backlog: () => this.#engine?.backlog() ?? null,
@@ -108,6 +112,14 @@ export class FrontDoor {
       port: this.#flag?.port ?? health.port,
       portsAbove: health.portAutoIncrement ? PORTS_ABOVE : 0,
     });
+    let http: HttpServer;
+    try {
+      http = await serving;
+    } catch (error) {
+      if (this.#flag !== undefined || !(error instanceof ConfigurationError)) throw error;
+      output.hint(`warning: ${error.message}; there are no probes. Change [server.health], or leave port_auto_increment out.`);
+      return;
+    }
     this.#http = http;
     this.#closers.push(() => http.close());
   }

@@ -1,9 +1,10 @@
 /** What an operator meets: hints at start, single keys of the configuration, texts that may hold a password. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { Redis } from "ioredis";
-import { onlyDocument, runCli } from "../support/cli.ts";
+import { onlyDocument, runCli, startCli } from "../support/cli.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { sharedRedis, uniqueName } from "../support/redis.ts";
 import { SHOP } from "./fixtures/shop.ts";
@@ -173,4 +174,22 @@ test("a message given up by an event-store subscription ran once and its retries
   expect(ran).toMatchObject({ dead_lettered: 1, failed: 3 });
   const { data } = onlyDocument(runCli(["dlq", "list", "--json"], { directory }).stdout);
   expect(data["dead_letters"]).toMatchObject([{ group: "shop.Announcer", attempts: 3 }]);
+});
+
+test("a taken port of domain.toml costs the probes, not the server; a taken --http is refused", async () => {
+  const taken = createServer();
+  await new Promise<void>((resolve) => taken.listen(0, "127.0.0.1", resolve));
+  const { port } = taken.address() as AddressInfo;
+  const directory = shop({ "domain.toml": `[server.health]\nport = ${port}\nport_auto_increment = false\n` });
+  const server = startCli(["server"], { directory });
+  try {
+    await server.says("Engine running");
+    expect(server.stderr()).toContain(`warning: can't listen on 127.0.0.1:${port}: the port is taken; there are no probes.`);
+    await server.says(/http\s+off/);
+    const refused = runCli(["server", "--http", String(port)], { directory });
+    expect(refused.exitCode).toBe(2);
+  } finally {
+    expect(await server.stop("SIGTERM")).toBe(0);
+    taken.close();
+  }
 });
