@@ -63,11 +63,14 @@ export async function takeOver(options: TakeOver): Promise<void> {
     const unseen: string[] = [];
     const foreign: string[] = [];
     const used = new Map<string, number>();
+    /** Whose entries are free at once: another engine may see the same and be faster, and then they are not free any more. */
+    const owners = new Set<string>();
     for (const pending of page) {
       if (options.holds(pending.id)) continue;
       const instance = instanceOfConsumer(pending.consumer);
       if (pending.consumer === REPLAY_CONSUMER) {
         atOnce.push(pending.id);
+        owners.add(pending.consumer);
         used.set(pending.id, pending.deliveries);
       } else if (instance === null) {
         if (options.claimForeignIdle_ms <= 0 || pending.idle_ms <= options.claimForeignIdle_ms) continue;
@@ -77,6 +80,7 @@ export async function takeOver(options: TakeOver): Promise<void> {
         used.set(pending.id, 0);
       } else if (pending.consumer === consumer ? options.ownToo : options.exclusive || !alive.has(instance)) {
         atOnce.push(pending.id);
+        owners.add(pending.consumer);
         used.set(pending.id, pending.deliveries);
       } else if (pending.consumer === consumer && pending.idle_ms > UNSEEN_ms) {
         unseen.push(pending.id);
@@ -87,8 +91,8 @@ export async function takeOver(options: TakeOver): Promise<void> {
         used.set(pending.id, pending.deliveries);
       }
     }
-    const claims: readonly (readonly [ids: readonly string[], options: { readonly minIdle_ms: number; readonly attempts?: number }])[] = [
-      [atOnce, { minIdle_ms: 0 }],
+    const claims: readonly (readonly [ids: readonly string[], options: Parameters<Broker["claim"]>[4]])[] = [
+      [atOnce, { minIdle_ms: 0, from: owners }],
       [idle, { minIdle_ms: options.claimIdle_ms }],
       [unseen, { minIdle_ms: UNSEEN_ms }],
       [foreign, { minIdle_ms: options.claimForeignIdle_ms, attempts: 0 }],

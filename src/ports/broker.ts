@@ -127,13 +127,16 @@ export interface Broker {
     group: string,
     options: { readonly consumer?: string; readonly minIdle_ms?: number; readonly after?: string | null; readonly count: number },
   ): Promise<readonly PendingEntry[]>;
-  /** Takes entries over. `attempts` sets the counter (0: the next run is the first), left out it stays. */
+  /**
+   * Takes entries over. `attempts` sets the counter (0: the next run is the first), left out it stays. `from`: only entries that one of these consumers
+   * still holds, so that of several who saw the same dead owner only one takes an entry.
+   */
   claim(
     stream: string,
     group: string,
     consumer: string,
     ids: readonly string[],
-    options: { readonly minIdle_ms: number; readonly attempts?: number },
+    options: { readonly minIdle_ms: number; readonly attempts?: number; readonly from?: ReadonlySet<string> },
   ): Promise<ClaimResult>;
   /** Makes entries that `consumer` holds claimable at once by anybody, with these attempts used so far, and tells the others (CONTROL_STREAM). */
   handBack(

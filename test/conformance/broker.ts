@@ -129,7 +129,7 @@ export function brokerConformance(name: string, factory: () => Promise<BrokerUnd
 
     describe("groups", () => {
       test("a group from the start sees what was there before it, one from the end doesn't", async () => {
-        await broker.publish(numbered(stream, 1, 2));
+        await broker.publish(numbered(stream, 2, 1));
         expect(await broker.createGroup(stream, "early", "start")).toBe("created");
         expect(await broker.createGroup(stream, "late", "end")).toBe("created");
         await broker.publish(numbered(stream, 3, 1));
@@ -299,6 +299,20 @@ export function brokerConformance(name: string, factory: () => Promise<BrokerUnd
         expect((await broker.claim(stream, group, "heir", [id], { minIdle_ms: 30 })).entries).toHaveLength(1);
         expect((await pendingOf())[0]?.idle_ms).toBeLessThan(30);
         expect((await broker.claim(stream, group, "third", [id], { minIdle_ms: 30_000 })).entries).toEqual([]);
+      });
+
+      test("of several who saw the same dead owner, one takes an entry and the others get nothing", async () => {
+        const [entry] = await delivered(1, "dead");
+        const [other] = await (async () => {
+          await broker.publish(numbered(stream, 2, 1));
+          return await read("also dead");
+        })();
+        const ids = [entry?.id ?? "", other?.id ?? ""];
+        const from = new Set(["dead", "also dead"]);
+        expect((await broker.claim(stream, group, "heir", ids, { minIdle_ms: 0, from })).entries.map(({ id }) => id)).toEqual(ids);
+        expect(await broker.claim(stream, group, "thief", ids, { minIdle_ms: 0, from })).toEqual({ entries: [], deleted: [] });
+        expect(await broker.claim(stream, group, "thief", ids, { minIdle_ms: 0, from: new Set() })).toEqual({ entries: [], deleted: [] });
+        expect((await pendingOf()).map(({ consumer }) => consumer)).toEqual(["heir", "heir"]);
       });
 
       test("an acknowledged entry can't be claimed", async () => {

@@ -185,12 +185,15 @@ export class RedisBroker implements Broker {
     group: string,
     consumer: string,
     ids: readonly string[],
-    options: { readonly minIdle_ms: number; readonly attempts?: number },
+    options: { readonly minIdle_ms: number; readonly attempts?: number; readonly from?: ReadonlySet<string> },
   ): Promise<ClaimResult> {
     const entries: StreamEntry[] = [];
     const deleted: string[] = [];
+    const owners = [...(options.from ?? [])];
+    // Nobody may be robbed: an empty list is not the same as none.
+    if (options.from !== undefined && owners.length === 0) return { entries, deleted };
     for (const part of parts(ids)) {
-      const args = [group, consumer, Math.ceil(options.minIdle_ms), options.attempts ?? "", ...part];
+      const args = [group, consumer, Math.ceil(options.minIdle_ms), options.attempts ?? "", owners.length, ...owners, ...part];
       const [taken, gone] = listOf(await this.#connection.run(CLAIM, [stream], args, { binary: true }));
       entries.push(...entriesOf(taken ?? []));
       for (const id of listOf(gone ?? [])) deleted.push(textOf(id));

@@ -110,14 +110,17 @@ return 0`);
 /**
  * Takes entries over with an exact counter: XCLAIM adds one unless it is told the count. An entry that was deleted is gone from the pending
  * list after XCLAIM in Redis 7; Redis 6.2 answers nil and keeps it, so it is acknowledged here (known-traps B2).
- * KEYS: stream. ARGV: group, consumer, least idle time, attempts or '' to keep them, ids. Answers {entries, deleted ids}.
+ * KEYS: stream. ARGV: group, consumer, least idle time, attempts or '' to keep them, number of owners (0: any) and their names, ids. Answers
+ * {entries, deleted ids}.
  */
 export const CLAIM = script(`
-local least, taken, deleted = tonumber(ARGV[3]), {}, {}
-for at = 5, #ARGV do
+local least, owners, taken, deleted = tonumber(ARGV[3]), tonumber(ARGV[5]), {}, {}
+local robbed = {}
+for at = 6, 5 + owners do robbed[ARGV[at]] = true end
+for at = 6 + owners, #ARGV do
   local id = ARGV[at]
   local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], id, id, 1)
-  if pending.err == nil and #pending == 1 and pending[1][3] >= least then
+  if pending.err == nil and #pending == 1 and pending[1][3] >= least and (owners == 0 or robbed[pending[1][2]]) then
     local count = ARGV[4] ~= '' and ARGV[4] or pending[1][4]
     local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', count)[1]
     if entry and entry[2] then

@@ -229,7 +229,7 @@ export class SqliteBroker implements Broker {
     group: string,
     consumer: string,
     ids: readonly string[],
-    options: { readonly minIdle_ms: number; readonly attempts?: number },
+    options: { readonly minIdle_ms: number; readonly attempts?: number; readonly from?: ReadonlySet<string> },
   ): Promise<ClaimResult> {
     if (ids.length === 0) return { entries: [], deleted: [] };
     return this.#file.writeQuickly((connection) => {
@@ -248,6 +248,7 @@ export class SqliteBroker implements Broker {
           id.seq,
         );
         if (pending === undefined || now_ms - pending.delivered_ms < options.minIdle_ms) continue;
+        if (options.from?.has(pending.consumer) === false) continue;
         const entry = entryRow(connection, group_.stream_id, id);
         if (entry === undefined) {
           removePending(connection, group_.id, [text]);
