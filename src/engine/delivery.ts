@@ -7,6 +7,7 @@ import type { Clock } from "../ports/clock.ts";
 import type { Lease } from "../ports/leases.ts";
 import type { Log } from "../ports/log.ts";
 import type { Labels, Telemetry } from "../ports/telemetry.ts";
+import type { StoreOutage } from "./store-outage.ts";
 
 /** How far a deadline of another machine's clock may lie behind ours (rulings 58). */
 const DEADLINE_TOLERANCE_ms = 2_000;
@@ -61,6 +62,8 @@ export interface DeliveryOptions {
   readonly timeout_ms: number;
   /** Names of errors that are never retried. Decoding errors always belong to them (D35). */
   readonly deadLetterAtOnce: readonly string[];
+  /** A run that a store's outage ended waits for the end of the outage and is done again, as the same attempt. */
+  readonly outage?: StoreOutage | undefined;
 }
 
 /** What is known of a type of messages. */
@@ -189,6 +192,7 @@ class ActiveRun implements RunContext {
  *
  * refused    no method (`ignored`), no handler of the command (`deadLetter`), a version we don't know (`retry`), too late (`expired`)
  * running    the handler works; over its limit the outcome is given while the run goes on as a zombie, whose unit of work its signal has closed
+ * waiting    a store of ours was away under it: when it is back, running again
  * judged     what it threw becomes an outcome: Discard, DeadLetter, RetryLater, an error named in `dead_letter_at_once`, any other error
  *
  * Never throws, whatever user code does (G47). One timer watches all runs.
@@ -200,6 +204,7 @@ export class Delivery {
   readonly #log: Log;
   readonly #telemetry: Telemetry;
   readonly #limit_ms: number;
+  readonly #outage: StoreOutage | undefined;
   readonly #atOnce: ReadonlySet<string>;
   readonly #isCommands: boolean;
   readonly #active = new Set<ActiveRun>();
@@ -217,6 +222,7 @@ export class Delivery {
     this.#log = options.log;
     this.#telemetry = options.telemetry;
     this.#limit_ms = options.timeout_ms;
+    this.#outage = options.outage;
     this.#atOnce = new Set(["DeserializationError", ...options.deadLetterAtOnce]);
     this.#isCommands = options.reactions.some((reaction) => reaction.kind === "commandHandler");
   }
@@ -297,6 +303,7 @@ export class Delivery {
   }
 
   async #failed({ message, reaction, route, run, started_ms }: Delivering, failure: Failure): Promise<Outcome> {
+    if (await this.#wasOutage(failure, run)) return await this.deliver(message, run);
     const { handler, labels } = route;
     const duration_ms = this.#clock.monotonic_ms() - started_ms;
     this.#telemetry.observe("protean_handler_duration_seconds", duration_ms / 1000, labels.timing);
@@ -313,6 +320,11 @@ export class Delivery {
     this.#logFailure(handler, message.type, stage.message_id, run.attempt, failure.error, duration_ms);
     await this.#tellUser(reaction, failure.error, message);
     return outcome;
+  }
+
+  /** Resolves, when the outage is over, to true; at once to false for every other failure. */
+  async #wasOutage({ error, settled }: Failure, run: Run): Promise<boolean> {
+    return this.#outage !== undefined && settled === null && this.#outage.concerns(error) && (await this.#outage.isOver(run.drain));
   }
 
   /** A command nobody here handles, or a version that isn't known. */
@@ -387,6 +399,7 @@ export class Delivery {
       this.#telemetry.count("protean_handler_invocations_total", labels.ok);
       return DONE;
     }
+    if (await this.#wasOutage(failure, run)) return await this.deliverPayload(payload, source, run);
     const outcome = this.#judge(failure);
     if (outcome.kind === "discarded") {
       this.#telemetry.count("protean_handler_discarded_total", labels.timing);

@@ -17,6 +17,7 @@ import { ReconnectPause } from "./reconnect-pause.ts";
 import type { Activity, Service, ServiceStatus } from "./service.ts";
 import { noActivity } from "./service.ts";
 import type { EngineSettings } from "./settings.ts";
+import { StoreOutage } from "./store-outage.ts";
 import { StreamMaintenance } from "./stream-maintenance.ts";
 import { StreamReader } from "./stream-reader.ts";
 import { StreamSubscription } from "./stream-subscription.ts";
@@ -153,6 +154,7 @@ export class Engine {
   readonly #keeper: LeaseKeeper;
   readonly #reachability: Reachability;
   readonly #suspects: Suspects;
+  readonly #outage: StoreOutage;
   readonly #parts = new Map<string, BrokerParts>();
   readonly #subscriptions: StreamSubscription[] = [];
   readonly #services: { readonly service: Service; readonly after: BrokerParts | null }[] = [];
@@ -179,6 +181,11 @@ export class Engine {
     });
     this.#reachability = new Reachability(stores.clock, this.#log);
     this.#suspects = new Suspects(stores.clock);
+    this.#outage = new StoreOutage({
+      stores: [...stores.databases.values(), stores.eventStore],
+      clock: stores.clock,
+      random: stores.random,
+    });
     for (const [name, database] of stores.databases) this.#reachability.watch(`database ${name}`, () => database.ping(), true);
     for (const [name, broker] of stores.brokers) this.#reachability.watch(`broker ${name}`, () => broker.ping(), false);
     this.#reachability.watch("event store", () => stores.eventStore.ping(), true);
@@ -464,6 +471,7 @@ export class Engine {
       keeper: this.#keeper,
       pause: parts.pause,
       suspects: this.#suspects,
+      outage: this.#outage,
       stream: plan.stream,
       group: plan.group,
       consumer: consumerName(plan.className, this.#options.instance),
@@ -491,6 +499,7 @@ export class Engine {
         telemetry: stores.telemetry,
         timeout_ms: plan.settings.timeout_ms,
         deadLetterAtOnce: plan.settings.deadLetterAtOnce,
+        outage: this.#outage,
       }),
     };
   }

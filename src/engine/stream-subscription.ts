@@ -19,6 +19,7 @@ import { RetrySchedule } from "./retry-schedule.ts";
 import type { Activity, Service, ServiceState, ServiceStatus } from "./service.ts";
 import type { StreamSettings } from "./settings.ts";
 import { SourceQueue } from "./source-queue.ts";
+import type { StoreOutage } from "./store-outage.ts";
 import { HeldEntry } from "./stream-entry.ts";
 import type { ReadSource, StreamReader } from "./stream-reader.ts";
 import { Suspects } from "./suspects.ts";
@@ -62,6 +63,8 @@ export interface StreamSubscriptionOptions {
   readonly pause: ReconnectPause;
   /** Shared by all subscriptions of the process. */
   readonly suspects?: Suspects;
+  /** What tells handlers whose store went away from handlers that fail. */
+  readonly outage?: StoreOutage;
   readonly stream: string;
   readonly group: string;
   readonly consumer: string;
@@ -181,6 +184,7 @@ export class StreamSubscription implements Service {
       telemetry: options.telemetry,
       timeout_ms: options.settings.timeout_ms,
       deadLetterAtOnce: options.settings.deadLetterAtOnce,
+      outage: options.outage,
     });
     this.#breaker = new CircuitBreaker({
       clock: options.clock,
@@ -504,7 +508,7 @@ export class StreamSubscription implements Service {
     const fresh: HeldEntry[] = [];
     for (const entry of entries) {
       const key = this.#keyOf(stream, entry.id);
-      if (this.#held.has(key)) continue;
+      if (this.#holds(key)) continue;
       const held = this.#hold(stream, entry, { used: 0, counted: false, now_ms });
       this.#held.set(key, held);
       fresh.push(held);
@@ -512,7 +516,7 @@ export class StreamSubscription implements Service {
     if (this.#phase !== "running") {
       // The read was under way when we stopped reading. With a lost lease the next owner takes them by himself.
       if (this.#isEnding()) this.#handBack(fresh);
-      else for (const entry of fresh) this.#held.delete(this.#keyOf(stream, entry.id));
+      else for (const entry of fresh) this.#forget(entry);
       return;
     }
     this.#queue.add(fresh);
@@ -697,7 +701,7 @@ export class StreamSubscription implements Service {
       if (this.#phase === "running" && !entry.lost) {
         await this.#runCounted(entry);
         // Until the broker has it the next one's death would be this one's too.
-        await this.#until(() => !entry.acknowledging || !this.#held.has(this.#keyOf(entry.stream, entry.id)), this.#drain.signal);
+        await this.#until(() => !entry.acknowledging || this.#held.get(this.#keyOf(entry.stream, entry.id)) !== entry, this.#drain.signal);
       } else {
         this.#breaker.neutral();
         this.#wait(entry, 0);
@@ -835,6 +839,11 @@ export class StreamSubscription implements Service {
   }
 
   #breakerFailed(entry: HeldEntry, error: unknown): void {
+    // A connection that the server ended says nothing about the handler, and an open circuit would outlast it by far.
+    if (this.#options.outage?.concerns(error)) {
+      this.#breaker.neutral();
+      return;
+    }
     const source = entry.sourceStream();
     this.#breaker.failed(`${nameAndMessage(error)}${source === null ? "" : ` (stream ${source})`}`);
   }
@@ -1039,8 +1048,17 @@ export class StreamSubscription implements Service {
     return stream === this.#options.stream ? id : `${stream}|${id}`;
   }
 
+  /**
+   * Whether an entry is in hand. One that was lost is not, although its run may still go on: with the lease back it is taken again, and waits behind
+   * that run as the first of its source stream.
+   */
+  #holds(key: string): boolean {
+    return this.#held.get(key)?.lost === false;
+  }
+
   #forget(entry: HeldEntry): void {
-    this.#held.delete(this.#keyOf(entry.stream, entry.id));
+    const key = this.#keyOf(entry.stream, entry.id);
+    if (this.#held.get(key) === entry) this.#held.delete(key);
   }
 
   #handBack(entries: readonly HeldEntry[]): void {
@@ -1214,7 +1232,7 @@ export class StreamSubscription implements Service {
       exclusive: !this.#settings.shared,
       ownToo,
       batch: this.#batch,
-      holds: (id) => this.#held.has(this.#keyOf(stream, id)),
+      holds: (id) => this.#holds(this.#keyOf(stream, id)),
       room: () => this.#roomForBatch(),
       take: (entries) => this.#take(stream, entries),
       lostByTrim: (ids) => {
@@ -1229,7 +1247,7 @@ export class StreamSubscription implements Service {
     const fresh: HeldEntry[] = [];
     for (const { entry, used } of taken) {
       const key = this.#keyOf(stream, entry.id);
-      if (this.#held.has(key)) continue;
+      if (this.#holds(key)) continue;
       const held = this.#hold(stream, entry, { used, counted: true, now_ms });
       this.#held.set(key, held);
       fresh.push(held);
