@@ -32,7 +32,7 @@ export interface PublishedType {
  *
  * Commands: only those that were to be published (`stream_category` set and asynchronous); Python's are handled from the store.
  *
- * @returns how many rows were added
+ * @returns how many rows were added; with `dryRun` how many are missing
  */
 export async function reconcileOutbox(options: {
   readonly store: EventStore;
@@ -44,6 +44,10 @@ export async function reconcileOutbox(options: {
   readonly maxAttempts: number;
   /** Older messages are left alone: their rows may have been cleaned up. */
   readonly retention_ms: number;
+  /** From the first message of the store on, whatever was looked at before. Default false. */
+  readonly fromStart?: boolean;
+  /** Counts what is missing and writes nothing. Default false. */
+  readonly dryRun?: boolean;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -51,7 +55,7 @@ export async function reconcileOutbox(options: {
   const { store, database, clock } = options;
   const markStream = positionStream(`protean.outbox.${database.name}`, ALL_STREAMS);
   const last = await store.lastOfStream(markStream);
-  let mark = last === null ? 0 : (JSON.parse(last.data) as { position: number }).position;
+  let mark = last === null || options.fromStart === true ? 0 : (JSON.parse(last.data) as { position: number }).position;
   const start = mark;
   const oldest_ms = clock.now_ms() - options.retention_ms;
   const youngest_ms = clock.now_ms() - GRACE_ms;
@@ -78,6 +82,7 @@ export async function reconcileOutbox(options: {
     next = mark + 1;
     if (page.length < PAGE) break;
   }
+  if (options.dryRun === true || options.fromStart === true) return added;
   if (mark - start >= PAGE || added > 0) await writeMark(mark, markStream, last?.position ?? -1, options);
   if (added > 0) options.log.info("engine.outbox_reconciled", { rows: added, database: database.name });
   return added;
@@ -99,7 +104,7 @@ async function addMissing(
     const rows = wanted
       .filter(({ message }) => message.id !== null && !present.has(message.id))
       .map(({ message }) => rowOf(message, broker, options));
-    if (rows.length > 0) added += await outbox.insertMissing(rows);
+    if (rows.length > 0) added += options.dryRun === true ? rows.length : await outbox.insertMissing(rows);
   }
   return added;
 }
