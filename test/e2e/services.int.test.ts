@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { spawnChild } from "../../src/runtime/child.ts";
 import { isProcessRunning } from "../../src/runtime/host.ts";
 import { type RedisService, sharedRedis, startRedis, uniqueName } from "../support/redis.ts";
+import { until } from "../support/until.ts";
 
 const started: RedisService[] = [];
 afterAll(async () => {
@@ -14,11 +15,6 @@ const start = async () => {
   started.push(service);
   return service;
 };
-
-/** Waits for what another process does. */
-async function until(holds: () => boolean): Promise<void> {
-  while (!holds()) await new Promise((resolve) => setTimeout(resolve, 10));
-}
 
 test("a killed server comes back on its port with its data", async () => {
   const redis = await start();
@@ -61,5 +57,5 @@ test("a server ends with its data when the process that started it is killed", a
   child.kill("SIGKILL");
   await child.ended;
   // The guard deletes the folder right after it has killed the server.
-  await until(() => !existsSync(dir));
+  await until("the folder of the killed test is gone", () => !existsSync(dir));
 });

@@ -7,6 +7,7 @@ import type { CommitSet, RowWrite } from "../../../../src/ports/database.ts";
 import { TABLES } from "../../../conformance/database.ts";
 import { type PostgresUnderTest, postgresUnderTest, tools } from "../../../support/postgres.ts";
 import { type TcpProxy, tcpProxy } from "../../../support/tcp-proxy.ts";
+import { until } from "../../../support/until.ts";
 
 let under: PostgresUnderTest;
 let proxy: TcpProxy;
@@ -45,6 +46,19 @@ const outboxRow = (streamName: string) => ({
   maxRetries: 3,
 });
 
+/** Silence is what is waited for: nothing travels for so long. Fails when it never falls silent. */
+async function stillFor(silence_ms: number): Promise<void> {
+  let turns = proxy.turns();
+  let since_ms = performance.now();
+  await until(`nothing travels for ${silence_ms} ms`, () => {
+    if (proxy.turns() !== turns) {
+      turns = proxy.turns();
+      since_ms = performance.now();
+    }
+    return performance.now() - since_ms >= silence_ms;
+  });
+}
+
 test("a unit of work with rows, ten events of two categories, markers and outbox rows is one round trip", async () => {
   const lease = await database.leases.acquire("l", "me", 60_000);
   await database.commit({
@@ -67,7 +81,7 @@ test("a unit of work with rows, ten events of two categories, markers and outbox
   // The first one teaches the connection its statements.
   await database.commit(unit(0));
   // Later than the notification that follows the commit, which would count as well.
-  await new Promise((resolve) => setTimeout(resolve, 60));
+  await stillFor(60);
   const before = proxy.turns();
   await database.commit(unit(1));
   expect(proxy.turns() - before).toBe(1);
@@ -98,19 +112,16 @@ test("a link that is dead without saying so is given up, and replaced as soon as
 test("an idle process says nothing; one that listens asks four times a second, whoever listens (rulings 32)", async () => {
   const store = await openMessageDb({ url, databases: [database], ...tools });
   await database.ping();
-  const quiet = proxy.turns();
-  await new Promise((resolve) => setTimeout(resolve, 600));
-  expect(proxy.turns()).toBe(quiet);
+  await stillFor(600);
   const stops = Array.from({ length: 20 }, () => store.onAppend(() => {}));
   stops.push(database.outbox.onInsert(() => {}));
-  await new Promise((resolve) => setTimeout(resolve, 600));
+  // What it takes to begin to listen is over.
+  await stillFor(150);
   const before = proxy.turns();
-  await new Promise((resolve) => setTimeout(resolve, 1_000));
-  expect(proxy.turns() - before).toBeLessThanOrEqual(5);
+  const began_ms = performance.now();
+  await until("somebody asks three times", () => proxy.turns() - before >= 3);
+  expect(performance.now() - began_ms).toBeGreaterThan(400);
   for (const stop of stops) stop();
-  await new Promise((resolve) => setTimeout(resolve, 300));
-  const after = proxy.turns();
-  await new Promise((resolve) => setTimeout(resolve, 600));
-  expect(proxy.turns()).toBe(after);
+  await stillFor(600);
   await store.close();
 });
