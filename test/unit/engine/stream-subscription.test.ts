@@ -606,6 +606,30 @@ describe("the group", () => {
     expect(ran).toEqual(["one:A1", "one:A2", "two:A3"]);
   });
 
+  test("a lease lost and found again under a run loses neither the entry that ran nor the order behind it", async () => {
+    const { engine, publish, pending, broker, clock } = await setup();
+    const ran: string[] = [];
+    const slow = gate();
+    const { subscription } = await engine(
+      async (name) => {
+        ran.push(name);
+        if (ran.length > 1) return;
+        await slow.opened;
+        throw new Error("once");
+      },
+      { settings: { shared: false } },
+    );
+    await publish(messageText("A", 1), messageText("A", 2));
+    await clock.settle();
+    await broker.leases.release(await broker.leases.holders(""));
+    await clock.advance(2_500);
+    expect(subscription.status().state).toBe("running");
+    slow.open();
+    await clock.advance(2_500);
+    expect(ran).toEqual(["A1", "A1", "A2"]);
+    expect(await pending()).toEqual([]);
+  });
+
   test("an engine without its lease takes nothing from the one that has it, even if nobody told it", async () => {
     const { engine, publish, pending, beat, clock } = await setup();
     const ran: string[] = [];
