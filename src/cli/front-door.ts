@@ -175,7 +175,8 @@ async function endOfSupervision(): Promise<void> {
   for await (const line of standardInputLines()) if (line === END_WORD) return;
 }
 
-function logFormatOf(values: Values, config: Config): "console" | "json" {
+/** The flag wins over `[logging]`. */
+export function logFormatOf(values: Values, config: Config): "console" | "json" {
   const flag = values.text("log-format");
   return flag === "console" || flag === "json" ? flag : config.logging.format;
 }

@@ -2,6 +2,7 @@
  * What a command answers, and how it is written. stdout holds results only; everything said to a person beside them goes to stderr. A command
  * gives one Outcome and never writes a document itself, so `--json` can't print two.
  */
+import type { Log } from "../ports/log.ts";
 import type { Terminal } from "../runtime/terminal.ts";
 import type { ExitCode, Finding } from "./problem.ts";
 
@@ -51,6 +52,7 @@ export interface OutputOptions {
 
 export class Output {
   readonly #options: OutputOptions;
+  #log: Log | null = null;
 
   constructor(options: OutputOptions) {
     this.#options = options;
@@ -65,9 +67,20 @@ export class Output {
     return this.#options.quiet;
   }
 
+  /** From now on what is said is a record of the log: a program reads stderr too, as one JSON object a line. */
+  recordsTo(log: Log): void {
+    this.#log = log;
+  }
+
   /** To a person, on stderr. */
   say(line: string): void {
-    this.#options.writeError(`${line}\n`);
+    if (this.#log === null) {
+      this.#options.writeError(`${line}\n`);
+      return;
+    }
+    const warning = /^warning: /.exec(line);
+    if (warning === null) this.#log.info("server.note", { text: line });
+    else this.#log.warning("server.warning", { text: line.slice(warning[0].length) });
   }
 
   /** As `say`, unless `--quiet`. */

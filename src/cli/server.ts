@@ -10,7 +10,7 @@ import type { Values } from "./arguments.ts";
 import type { Command, FlagSpec, Invocation } from "./command.ts";
 import { READY_WORD } from "./dev-words.ts";
 import { durationText } from "./duration.ts";
-import { FrontDoor, httpFlag } from "./front-door.ts";
+import { FrontDoor, httpFlag, logFormatOf } from "./front-door.ts";
 import { MessageLines } from "./message-lines.ts";
 import type { Outcome } from "./output.ts";
 import { StoppedWaiting } from "./patience.ts";
@@ -75,6 +75,7 @@ export const server: Command = {
           values.has("supervised") && !values.has("debug") ? userLog(logOf(values, config, { stacks: true })) : logOf(values, config),
         ...(values.has("supervised") ? { wrap: (stores) => withMessageLines(invocation, stores) } : {}),
         opening: async (config, log) => {
+          if (logFormatOf(values, config) === "json") output.recordsTo(log);
           if (!testMode) await door.open(config);
           const limit_ms = values.has("fail-fast") ? 0 : testMode ? maxWait_ms : Number.POSITIVE_INFINITY;
           return door.waitsFor(limit_ms, log);

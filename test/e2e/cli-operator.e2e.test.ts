@@ -193,3 +193,14 @@ test("a taken port of domain.toml costs the probes, not the server; a taken --ht
     taken.close();
   }
 });
+
+test("with --log-format json every line of stderr is one JSON object, hints and farewell too", async () => {
+  const directory = shop({ "domain.toml": "[server.subscriptions.Nobody]\nmax_retries = 3\n[server.health]\nport = 0\n" });
+  const server = startCli(["server", "--log-format", "json"], { directory });
+  await server.says("server.running");
+  expect(await server.stop("SIGTERM")).toBe(0);
+  const lines = server.stderr().trimEnd().split("\n");
+  const records = lines.map((line) => JSON.parse(line) as { readonly event: string; readonly level: string; readonly text?: string });
+  expect(records.find(({ event }) => event === "server.warning")?.text).toContain("[server.subscriptions.Nobody] matches no handler");
+  expect(records.at(-1)?.text).toStartWith("Stopped: ");
+});
