@@ -12,6 +12,12 @@ export const newProject: Command = {
   description: "Write a new project that runs as it stands",
   flags: {
     "output-dir": { type: "text", short: "o", hint: "FOLDER", description: "Where the project's folder is made (here)" },
+    template: {
+      type: "text",
+      hint: "NAME",
+      choices: ["basic"],
+      description: "What is written: basic, an order with a projection (the only one yet)",
+    },
     force: { type: "boolean", short: "f", description: "Write into a folder that holds something; files of the same names are replaced" },
     "dry-run": { type: "boolean", description: "Only show what would be written" },
   },

@@ -64,7 +64,10 @@ test("a subscriber's broker that isn't configured is an error of check and of th
 
 test("a handler on the event store in production is told at start", () => {
   const directory = shop({ "domain.toml": '[server]\ndefault_subscription_type = "event_store"\n' });
-  const { stderr } = runCli(["server", "--test-mode"], { directory, environment: { PROTEAN_ENV: "production" } });
+  const { stderr } = runCli(["server", "--test-mode", "--log-format", "console"], {
+    directory,
+    environment: { PROTEAN_ENV: "production" },
+  });
   expect(stderr).toContain(
     "warning: [server.subscriptions.OrderSummaryProjector]: OrderSummaryProjector reads the event store, in production",
   );
