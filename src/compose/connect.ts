@@ -18,6 +18,7 @@ import type { Telemetry } from "../ports/telemetry.ts";
 import { SystemClock } from "../runtime/clock.ts";
 import { configFiles } from "../runtime/config-files.ts";
 import { environmentVariables, workingDirectory } from "../runtime/environment.ts";
+import { watchesWithoutOpening } from "../runtime/files.ts";
 import { SystemRandom } from "../runtime/random.ts";
 import { domainSettings } from "./settings.ts";
 
@@ -56,13 +57,14 @@ export async function openStores(
   options: { readonly wait_ms?: number } = {},
 ): Promise<ConnectedStores> {
   const { clock, random, log } = tools;
+  const ofSqlite = { clock, random, log, watches: watchesWithoutOpening };
   const counters = new Counters();
   const opened = new Map<string, Promise<SqliteStores>>();
   const closers: (() => Promise<void>)[] = [];
   const sqlite = (file: string): Promise<SqliteStores> => {
     let stores = opened.get(file);
     if (stores === undefined) {
-      stores = openSqlite({ file, name: "default", clock, random, log });
+      stores = openSqlite({ file, name: "default", ...ofSqlite });
       opened.set(file, stores);
       closers.push(async () => await (await stores)?.close());
     }
@@ -91,7 +93,7 @@ export async function openStores(
       if (database.name === "default") databases.set(database.name, shared.database);
       else {
         // A further name is a database of its own, also when both are in memory: their outboxes and tables are apart.
-        const own = await openSqlite({ file, name: database.name, clock, random, log });
+        const own = await openSqlite({ file, name: database.name, ...ofSqlite });
         closers.push(() => own.close());
         databases.set(database.name, own.database);
       }
@@ -114,7 +116,7 @@ export async function openStores(
         requireProvider("broker", broker.provider);
         if (broker.name === "default") brokers.set(broker.name, (await sqlite(fileOf(broker))).broker);
         else {
-          const own = await openSqlite({ file: fileOf(broker), name: broker.name, clock, random, log });
+          const own = await openSqlite({ file: fileOf(broker), name: broker.name, ...ofSqlite });
           closers.push(() => own.close());
           brokers.set(broker.name, own.broker);
         }

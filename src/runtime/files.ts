@@ -91,3 +91,6 @@ function isMissing(error: unknown): boolean {
   const code = (error as NodeJS.ErrnoException | null)?.code;
   return code === "ENOENT" || code === "ENOTDIR";
 }
+
+/** Whether watching a folder leaves the files in it alone. Deno opens and closes those that change, which costs a database its locks. */
+export const watchesWithoutOpening = !("Deno" in globalThis);

@@ -8,6 +8,8 @@ import type { Connection } from "./connection.ts";
 const DEBOUNCE_ms = 5;
 /** The net under the file watcher, which is blind on bind mounts (rulings 28): `PRAGMA data_version` costs microseconds. */
 const NET_ms = 250;
+/** The same where there is no watcher: the net is then all that sees other processes. */
+const NET_ALONE_ms = 50;
 
 interface Heads {
   readonly messages: number;
@@ -28,6 +30,8 @@ export class Changes {
     readonly connection: Connection;
     /** null in memory: no other process can see it. */
     readonly file: string | null;
+    /** false: no file watcher (see OpenOptions). */
+    readonly watches: boolean;
     readonly clock: Clock;
     readonly log: Log;
   };
@@ -42,7 +46,13 @@ export class Changes {
   #dataVersion = -1;
   #closed = false;
 
-  constructor(options: { readonly connection: Connection; readonly file: string | null; readonly clock: Clock; readonly log: Log }) {
+  constructor(options: {
+    readonly connection: Connection;
+    readonly file: string | null;
+    readonly watches: boolean;
+    readonly clock: Clock;
+    readonly log: Log;
+  }) {
     this.#options = options;
   }
 
@@ -93,21 +103,24 @@ export class Changes {
 
   #begin(): void {
     this.#heads = this.#readHeads();
-    const { file, log } = this.#options;
+    const { file, watches } = this.#options;
     if (file === null) return;
+    if (watches) this.#beginWatching(file);
+    this.#castNet();
+  }
+
+  #beginWatching(file: string): void {
+    const { log } = this.#options;
     const prefix = basename(file);
     try {
       this.#watcher = watch(dirname(file), { persistent: false }, (_event, name) => {
         if (name === null || name.startsWith(prefix)) this.#touched();
       });
-      // `persistent: false` means nothing to Deno.
-      this.#watcher.unref();
       // Out of inotify watches, folder gone: the net still works.
       this.#watcher.on("error", (error) => log.debug("sqlite.watch_failed", { file, error }));
     } catch (error) {
       log.debug("sqlite.watch_failed", { file, error });
     }
-    this.#castNet();
   }
 
   #rest(): void {
@@ -129,7 +142,7 @@ export class Changes {
   }
 
   #castNet(): void {
-    this.#cancelNet = this.#options.clock.timer(NET_ms, () => {
+    this.#cancelNet = this.#options.clock.timer(this.#options.watches ? NET_ms : NET_ALONE_ms, () => {
       const version = this.#quietly(() => this.#options.connection.get<{ data_version: number }>("PRAGMA data_version")?.data_version);
       if (version !== undefined && version !== this.#dataVersion) {
         this.#dataVersion = version;

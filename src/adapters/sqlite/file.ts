@@ -31,6 +31,12 @@ export interface OpenOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
+  /**
+   * Whether a file watcher may look at the folder; default true. False where watching opens and closes the files that change (Deno): POSIX drops all
+   * locks of a process on a file when it closes any descriptor of it. The next process to end then believes to be the last one, removes the
+   * write-ahead log, and this one goes on reading a file that nobody writes to any more.
+   */
+  readonly watches?: boolean;
   /** Other than ours in tests only. */
   readonly migrations?: readonly Migration[];
 }
@@ -70,7 +76,8 @@ export class SqliteFile {
     this.#durable = connections.durable;
     this.#quick = connections.quick;
     const file = this.inMemory ? null : address;
-    this.changes = new Changes({ connection: connections.durable, file, clock: options.clock, log: options.log });
+    const watches = options.watches ?? true;
+    this.changes = new Changes({ connection: connections.durable, file, watches, clock: options.clock, log: options.log });
   }
 
   /**

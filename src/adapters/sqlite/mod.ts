@@ -38,6 +38,8 @@ export async function openSqlite(options: {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
+  /** Whether a file watcher may look at the folder; default true (see `OpenOptions`). */
+  readonly watches?: boolean;
 }): Promise<SqliteStores> {
   const file = await SqliteFile.open(options);
   const name = options.name ?? "default";
