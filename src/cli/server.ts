@@ -3,8 +3,10 @@ import type { ComposedEngine } from "../compose/engine.ts";
 import type { EngineSummary } from "../engine/engine.ts";
 import type { Registered } from "../engine/subscription-plan.ts";
 import { ConnectionError } from "../errors.ts";
+import type { Log } from "../ports/log.ts";
 import { environmentVariables, runtimeOverrides, workingDirectory, writeOut } from "../runtime/environment.ts";
 import type { HttpServer } from "../runtime/http.ts";
+import { onStrayErrors, type StrayKind } from "../runtime/stray-errors.ts";
 import { terminal } from "../runtime/terminal.ts";
 import type { Values } from "./arguments.ts";
 import type { Command, FlagSpec, Invocation } from "./command.ts";
@@ -64,6 +66,7 @@ export const server: Command = {
     const loaded = await loadProject(invocation, { strict });
     const door = new FrontDoor(invocation, http);
     let project: OpenProject | null = null;
+    let forgetStrayErrors: (() => void) | null = null;
     try {
       project = await openProject(invocation, {
         role: "engine",
@@ -82,6 +85,8 @@ export const server: Command = {
         },
       });
       const { domain, stores } = project;
+      const { files } = project;
+      forgetStrayErrors = onStrayErrors((error, kind) => tellStrayError(stores.log, error, kind, files));
       warn(invocation, project);
       if (values.has("setup")) {
         await door.waitsFor(Number.POSITIVE_INFINITY, stores.log).reach(stores, () => setUp(stores));
@@ -110,9 +115,25 @@ export const server: Command = {
     } finally {
       await project?.close();
       await door.close();
+      forgetStrayErrors?.();
     }
   },
 };
+
+/** One handler's forgotten `await` must not end the work of all others; what was forgotten did not happen, and the log says so. */
+function tellStrayError(log: Log, error: unknown, kind: StrayKind, files: readonly string[]): void {
+  const frames = error instanceof Error ? (error.stack ?? "").split("\n") : [];
+  const frame = frames.find((line) => files.some((file) => line.includes(file)));
+  log.error("handler.stray_error", {
+    kind,
+    error: error instanceof Error ? error : String(error),
+    at: frame?.trim().replace(/^at /, ""),
+    fix:
+      kind === "rejection"
+        ? "A promise failed that nobody awaits. Await what handlers call; the lint rule no-floating-promises finds it."
+        : "An error was thrown outside of every handler, in a timer or a callback. Catch it there.",
+  });
+}
 
 /** Under `protean dev` every message is a line. */
 function withMessageLines({ values, output }: Invocation, stores: ConnectedStores): ConnectedStores {

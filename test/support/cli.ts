@@ -15,6 +15,15 @@ export interface CliOptions {
   readonly directory: string;
   readonly environment?: Readonly<Record<string, string>>;
   readonly input?: string;
+  /** Default: the runtime that runs the tests. */
+  readonly runtime?: "bun" | "deno";
+}
+
+/** Program and parameters that run the source under a runtime of the lockfile. */
+function commandOf({ runtime }: CliOptions): readonly [program: string, ...parameters: string[]] {
+  if (runtime !== "deno") return [process.execPath, entry];
+  const root = join(import.meta.dir, "..", "..");
+  return [join(root, "node_modules", ".bin", "deno"), "run", "-A", "--config", join(root, "deno.json"), entry];
 }
 
 /** Nothing of this shell reaches the program but the way to find programs. */
@@ -24,7 +33,8 @@ function environmentOf(options: CliOptions): NodeJS.ProcessEnv {
 
 /** Runs the program to its end. */
 export function runCli(parameters: readonly string[], options: CliOptions): CliRan {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [entry, ...parameters], {
+  const [program, ...before] = commandOf(options);
+  const { status, stdout, stderr } = spawnSync(program, [...before, ...parameters], {
     cwd: options.directory,
     env: environmentOf(options),
     input: options.input ?? "",
@@ -48,7 +58,8 @@ export interface RunningCli {
 }
 
 export function startCli(parameters: readonly string[], options: CliOptions): RunningCli {
-  const child = spawn(process.execPath, [entry, ...parameters], {
+  const [program, ...before] = commandOf(options);
+  const child = spawn(program, [...before, ...parameters], {
     cwd: options.directory,
     env: environmentOf(options),
     stdio: ["ignore", "pipe", "pipe"],
