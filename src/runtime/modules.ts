@@ -61,7 +61,14 @@ export async function loadHandlers(paths: readonly string[], options: LoadOption
       failures.set(JSON.stringify([failure.file, failure.line, failure.column, failure.message]), failure);
     }
   }
-  return { files, failures: [...failures.values()], warnings: await warningsOf(files, options.version) };
+  return { files, failures: withoutEchoes([...failures.values()]), warnings: await warningsOf(files, options.version) };
+}
+
+/** Whoever imports a file that asks for a name nobody exports fails with the same words, and the name isn't in it. */
+function withoutEchoes(failures: readonly LoadFailure[]): readonly LoadFailure[] {
+  const isEcho = ({ kind, line, message }: LoadFailure) =>
+    kind === "missing-import" && line === null && failures.some((other) => other.line !== null && other.message === message);
+  return failures.filter((failure) => !isEcho(failure));
 }
 
 /** `handlers/mail.ts:12:9 TypeError: …`, the path relative to the working directory where that is shorter. */

@@ -82,6 +82,17 @@ test("what a handler file throws is told without the password of an address in i
   }
 });
 
+test("a name that nobody exports is told where it is asked for, not in every file that imports that one", () => {
+  const directory = shop({
+    "handlers/a.ts": 'import { help } from "./z.ts";\nhelp();\n',
+    "handlers/z.ts": 'import { nothing } from "protean";\nexport const help = () => nothing();\n',
+  });
+  const { stderr } = runCli(["check"], { directory });
+  expect(stderr).toContain("handlers/z.ts:1:10");
+  expect(stderr).not.toContain("handlers/a.ts");
+  expect(stderr).toStartWith("error: a handler file can't be loaded");
+});
+
 test("config get reads inside the tables that are the user's own", () => {
   const directory = shop({ "domain.toml": '[custom.branch]\ncity = "Ulm"\n' });
   expect(runCli(["config", "get", "custom.branch.city"], { directory }).stdout).toBe("Ulm\n");
