@@ -244,6 +244,8 @@ export class EventStoreSubscription implements Service {
       case "expired":
       case "discarded":
         this.#handled += 1;
+        // It failed before, and that is or may be on record: without its end it would run once more after the next start (C16).
+        if (this.#ledger.isOpen(entry.position)) await this.#ledger.resolved(entry, factsOf(message, row));
         break;
       case "ignored":
         this.#ignored += 1;

@@ -44,6 +44,8 @@ export class RecoveryLedger {
   readonly #failures: string;
   readonly #checkpoints: string;
   readonly unresolved = new Map<number, Unresolved>();
+  /** Positions whose failure may be recorded or not: the answer got lost. */
+  readonly #unsure = new Set<number>();
   /** Of the position stream, for the guard against a second writer. */
   #positionHead = -1;
   #written = -1;
@@ -82,6 +84,7 @@ export class RecoveryLedger {
 
   async #loadUnresolved(): Promise<void> {
     this.unresolved.clear();
+    this.#unsure.clear();
     const checkpoint = await this.#store.lastOfStream(this.#checkpoints);
     let next = 0;
     if (checkpoint !== null) {
@@ -132,21 +135,30 @@ export class RecoveryLedger {
     });
   }
 
+  /** Whether a failure of the position is, or may be, recorded without its end. */
+  isOpen(position: number): boolean {
+    return this.unresolved.has(position) || this.#unsure.has(position);
+  }
+
   /** Records that a position failed, or failed again. */
   async failed(entry: Unresolved, facts: FailureFacts): Promise<void> {
+    this.#unsure.add(entry.position);
     await this.#append("Failed", entry, facts);
+    this.#unsure.delete(entry.position);
     this.unresolved.set(entry.position, entry);
   }
 
   async resolved(entry: Unresolved, facts: FailureFacts): Promise<void> {
     await this.#append("Resolved", entry, facts);
     this.unresolved.delete(entry.position);
+    this.#unsure.delete(entry.position);
   }
 
   /** No further retries: this record is the dead letter of an event-store subscription. */
   async exhausted(entry: Unresolved, facts: FailureFacts): Promise<void> {
     await this.#append("Exhausted", entry, facts);
     this.unresolved.delete(entry.position);
+    this.#unsure.delete(entry.position);
   }
 
   async #append(type: string, entry: Unresolved, facts: FailureFacts): Promise<void> {

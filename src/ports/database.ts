@@ -120,7 +120,7 @@ export interface CommitSet {
   readonly markers: readonly ProcessedMarker[];
   /** Leases that must still be held (rulings 25); only leases of this database. */
   readonly fences: readonly Lease[];
-  /** Entries of this database's `idempotency`; what `succeed` would write, in this transaction. */
+  /** Entries of this database's `idempotency`, as `succeed` writes them, in this transaction; a success that is noted already stays as it is. */
   readonly keys?: readonly SucceededKey[];
 }
 

@@ -342,6 +342,18 @@ export function databaseConformance(name: string, factory: () => Promise<Databas
         expect(await database.idempotency.get("second")).toBeNull();
       });
 
+      test("a commit that comes late doesn't make a key forget that its command was handled", async () => {
+        const noted = (result: unknown) => ({ key: "late", result, ttl_ms: 60_000 });
+        expect((await database.idempotency.reserve("late", 60_000)).state).toBe("reserved");
+        await database.commit({ ...EMPTY, rows: [account("a")], keys: [noted("accepted")] });
+        await database.idempotency.succeed("late", "handled", 60_000);
+        await database.commit({ ...EMPTY, rows: [account("b")], keys: [noted("accepted again")] });
+        expect(await database.idempotency.get("late")).toEqual({ state: "success", result: "handled" });
+        await database.idempotency.fail("late", 60_000);
+        await database.commit({ ...EMPTY, rows: [account("c")], keys: [noted("accepted anew")] });
+        expect(await database.idempotency.get("late")).toEqual({ state: "success", result: "accepted anew" });
+      });
+
       test("an append that conflicts undoes all", async () => {
         if (under.eventStore === null) return;
         await under.eventStore.append([append("acc-a")]);

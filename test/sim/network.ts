@@ -134,6 +134,7 @@ export class Link {
 
   #wrapped(target: object, server: Server, part: string, key: string, value: unknown): unknown {
     if (PARTS.has(key) && typeof value === "object" && value !== null) return this.to(value, server, key);
+    if (key === "address") return server.name;
     if (typeof value !== "function") return value;
     const own = value.bind(target) as (...given: readonly unknown[]) => unknown;
     if (key === "close") return () => Promise.resolve();
@@ -213,14 +214,14 @@ export class Link {
       const lose = (delay_ms: number, why: string) => {
         listener.troubled();
         listener.trace(`${caller} ${why}`);
-        ends(delay_ms, () => reject(new ConnectionError(`${server.name}: ${why}`)));
+        ends(delay_ms, () => reject(new ConnectionError(`${server.name}: ${why}`, { at: server.name })));
       };
       // A connection that doesn't answer is thrown away by the adapter.
       const giveUpAt = (delay_ms: number) =>
         ends(delay_ms, () => {
           listener.troubled();
           listener.trace(`${caller} no answer`);
-          reject(new ConnectionError(`${server.name}: no answer within ${DEADLINE_ms} ms`));
+          reject(new ConnectionError(`${server.name}: no answer within ${DEADLINE_ms} ms`, { at: server.name }));
         });
       if (dice.chance(weather.lostCall)) return lose(dice.chance(0.5) ? 1 : dice.between(1, DEADLINE_ms), "call lost");
       if (dice.chance(weather.killBefore)) return listener.kill(process, `${name} was sent`);
@@ -246,7 +247,7 @@ export class Link {
             // After standing still a process finds the answer and the end of its patience at once.
             if (time.now_ms - sent_ms <= DEADLINE_ms || dice.chance(0.5)) return settle();
             listener.troubled();
-            reject(new ConnectionError(`${server.name}: no answer within ${DEADLINE_ms} ms`));
+            reject(new ConnectionError(`${server.name}: no answer within ${DEADLINE_ms} ms`, { at: server.name }));
           });
         };
         run().then(

@@ -116,7 +116,7 @@ export class PostgresDatabase implements Database {
     parts.push(...this.#rowParts(set.rows));
     for (const marker of set.markers) parts.push(this.#markerPart(marker));
     for (const { key, result, ttl_ms } of set.keys ?? []) {
-      parts.push({ statement: this.idempotency.success(key, result, ttl_ms), meaning: asItIs });
+      parts.push({ statement: this.idempotency.stored(key, result, ttl_ms), meaning: asItIs });
     }
     if (set.outbox.length > 0) parts.push({ statement: this.outbox.insert(set.outbox), meaning: outboxFailure });
     if (parts.length === 0) return { appended: [] };

@@ -46,12 +46,19 @@ export class PostgresIdempotency implements Idempotency {
   }
 
   async succeed(key: string, result: unknown, ttl_ms: number): Promise<void> {
-    await this.#put(this.success(key, result, ttl_ms));
+    await this.#put(this.#entry(key, succeeded(result), ttl_ms));
   }
 
-  /** What `succeed` writes, to be part of a transaction. */
-  success(key: string, result: unknown, ttl_ms: number): Statement {
-    return this.#entry(key, `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`, ttl_ms);
+  /**
+   * That the key's command is stored, to be part of a transaction. A commit that arrives late, when its command was sent again and handled meanwhile,
+   * must not make the key forget that.
+   */
+  stored(key: string, result: unknown, ttl_ms: number): Statement {
+    const { text, values } = this.#entry(key, succeeded(result), ttl_ms);
+    return {
+      text: `${text} WHERE ${this.#table}.value IN ($4, $5) OR ${this.#table}.expires_at <= clock_timestamp()`,
+      values: [...values, PENDING, FAILED],
+    };
   }
 
   async fail(key: string, ttl_ms: number): Promise<void> {
@@ -83,6 +90,10 @@ export class PostgresIdempotency implements Idempotency {
          (SELECT key FROM ${this.#table} WHERE expires_at <= clock_timestamp() LIMIT ${SWEEP_rows} FOR UPDATE SKIP LOCKED)`,
     );
   }
+}
+
+function succeeded(result: unknown): string {
+  return `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`;
 }
 
 function entryOf(text: string): IdempotencyEntry {

@@ -17,7 +17,7 @@ import type { OutboxStore } from "../../ports/outbox-store.ts";
 import { CONSTRAINT, type Connection, resultCode } from "./connection.ts";
 import { appendMessages } from "./event-store.ts";
 import type { SqliteFile } from "./file.ts";
-import { writeSucceeded } from "./idempotency.ts";
+import { noteStored } from "./idempotency.ts";
 import { isHeld } from "./leases.ts";
 import { insertOutboxRows } from "./outbox.ts";
 import { RowTables } from "./rows.ts";
@@ -89,7 +89,7 @@ export class SqliteDatabase implements Database {
       const positions = appendMessages(connection, set.appends, now_ms);
       this.#write(connection, set.rows);
       for (const marker of set.markers) this.#mark(connection, marker, now_ms);
-      for (const key of set.keys ?? []) writeSucceeded(connection, key, now_ms);
+      for (const key of set.keys ?? []) noteStored(connection, key, now_ms);
       insertOutboxRows(connection, set.outbox, now_ms);
       return positions;
     });

@@ -71,10 +71,30 @@ export class SqliteIdempotency implements Idempotency {
   }
 }
 
-/** Part of a transaction: the key's command is stored. */
-export function writeSucceeded(connection: Connection, { key, result, ttl_ms }: SucceededKey, now_ms: number): void {
-  const value = `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`;
-  connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", key, value, now_ms + ttl_ms);
+function writeSucceeded(connection: Connection, entry: SucceededKey, now_ms: number): void {
+  connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", entry.key, valueOf(entry), now_ms + entry.ttl_ms);
+}
+
+/**
+ * Part of a transaction: the key's command is stored. A commit that arrives late, when its command was sent again and handled meanwhile, must not make
+ * the key forget that.
+ */
+export function noteStored(connection: Connection, entry: SucceededKey, now_ms: number): void {
+  connection.run(
+    `INSERT INTO protean_idempotency (key, value, expires_ms) VALUES (?, ?, ?)
+     ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_ms = excluded.expires_ms
+     WHERE value IN (?, ?) OR expires_ms <= ?`,
+    entry.key,
+    valueOf(entry),
+    now_ms + entry.ttl_ms,
+    PENDING,
+    FAILED,
+    now_ms,
+  );
+}
+
+function valueOf({ result }: SucceededKey): string {
+  return `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`;
 }
 
 function entryOf(text: string): IdempotencyEntry {

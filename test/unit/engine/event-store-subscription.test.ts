@@ -3,8 +3,9 @@ import { Delivery } from "../../../src/engine/delivery.ts";
 import { EventStoreSubscription } from "../../../src/engine/event-store-subscription.ts";
 import { LeaseKeeper } from "../../../src/engine/lease-keeper.ts";
 import type { EventStoreSettings } from "../../../src/engine/settings.ts";
+import { ConnectionError } from "../../../src/errors.ts";
 import type { DecodedMessage } from "../../../src/messages/envelope.ts";
-import { ALL_STREAMS, type EventStore } from "../../../src/ports/event-store.ts";
+import { ALL_STREAMS, type Append, type EventStore } from "../../../src/ports/event-store.ts";
 import { silentLog } from "../../../src/ports/log.ts";
 import { silentTelemetry } from "../../../src/ports/telemetry.ts";
 import { clock, event, memoryStores, QuietSignal, random, scriptedReaction } from "../../support/engine-bench.ts";
@@ -99,6 +100,33 @@ describe("an event-store subscription", () => {
     await second.subscription.start();
     await again;
     expect(second.runs.map((run) => run.id)).toEqual(["test::thing-b-1"]);
+  });
+
+  test("a failure whose record was answered by nobody is closed on record when the message is handled after all (C16)", async () => {
+    const { eventStore, subscribe, recordsOf } = await setup();
+    await eventStore.append([event("a", 0)]);
+    let isLost = false;
+    const store: EventStore = Object.create(eventStore, {
+      append: {
+        value: async (messages: readonly Append[]) => {
+          const appended = await eventStore.append(messages);
+          if (messages[0]?.type !== "Failed" || isLost) return appended;
+          isLost = true;
+          throw new ConnectionError("the answer got lost");
+        },
+      },
+    });
+    const { subscription, runs, activity } = subscribe(
+      () => {
+        if (runs.length === 1) throw new Error("once");
+      },
+      { store },
+    );
+    const quiet = activity.quiet();
+    await subscription.start();
+    await quiet;
+    expect(runs).toHaveLength(2);
+    expect((await recordsOf("failed")).map(([type]) => type)).toEqual(["Failed", "Resolved"]);
   });
 
   test("is woken by an append and writes its cursor once it is quiet (G21)", async () => {
