@@ -3,7 +3,8 @@
  *
  *   ts FILE, toml FILE   written to FILE; `program.ts` and `*.test.ts` are run too
  *   sh                   run line by line; servers stay until the end of the page. `fails`: must end with another code than 0;
- *                        `repository`: a script of this repository, which only has to be there; `redis`: REDIS_URL is set
+ *                        `repository`: a script of this repository, which only has to be there; `redis`: REDIS_URL is set; `postgres`:
+ *                        DATABASE_URL is set, to an empty database of the page's own
  *   text                 stands in what ran last
  */
 import { afterEach, expect, test } from "bun:test";
@@ -12,6 +13,7 @@ import { basename, dirname, join } from "node:path";
 import process from "node:process";
 import { PAGES_WITH_KEYS, withKeys } from "../../scripts/docs.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
+import { freshDatabase } from "../support/postgres.ts";
 import { sharedRedis } from "../support/redis.ts";
 import { endAll, type RunningProgram, startLine, untilRunning } from "../support/running.ts";
 
@@ -45,7 +47,7 @@ function read(page: string): string {
 }
 
 /** Runs a page. @throws naming the page's line */
-async function follow(page: string, folder: TemporaryFolder): Promise<void> {
+async function follow(page: string, folder: TemporaryFolder, databaseUrl = ""): Promise<void> {
   const servers: RunningProgram[] = [];
   let directory = folder.path;
   let output = "";
@@ -82,6 +84,7 @@ async function follow(page: string, folder: TemporaryFolder): Promise<void> {
         const lines = text.split("\n").map((one) => one.replace(/\s+#.*$/, "").trim());
         for (const one of lines.filter((each) => each !== "")) {
           if (first === "repository") accessSync(join(root, one.split(" ").find((word) => word.endsWith(".sh")) ?? ""), constants.R_OK);
+          else if (first === "postgres") await runLine(one, { DATABASE_URL: databaseUrl }, false);
           else await runLine(one, first === "redis" ? { REDIS_URL: await sharedRedis() } : {}, first === "fails");
         }
       } else throw new Error(`nobody knows how to run a block of "${language}"`);
@@ -116,6 +119,24 @@ test(
   },
   LIMIT_ms,
 );
+
+test(
+  "docs/postgresql.md runs as it stands",
+  async () => {
+    const folder = folderForPage();
+    folder.write({ "handlers/orders.ts": orders?.text ?? "" });
+    const database = await freshDatabase("empty");
+    try {
+      await follow("docs/postgresql.md", folder, database.url);
+    } finally {
+      await endAll();
+      await database.drop();
+    }
+  },
+  LIMIT_ms,
+);
+
+test("docs/moving-from-python.md runs as it stands", async () => await follow("docs/moving-from-python.md", folderForPage()), LIMIT_ms);
 
 test(
   "docs/guarantees.md runs as it stands, beside the server of README.md",
