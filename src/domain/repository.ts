@@ -4,6 +4,7 @@
  * Every call belongs to the unit of work that is open around it; `add` outside of one opens one for itself. Inside a unit one identity is one object.
  */
 import { IncorrectUsageError, ObjectNotFoundError, TooManyObjectsError } from "../errors.ts";
+import { isoOfEpoch } from "../messages/datetime.ts";
 import type { Row, RowWrite } from "../ports/database.ts";
 import { currentContext, ensureContext, requireOpen } from "./context.ts";
 import type { Domain } from "./domain.ts";
@@ -46,7 +47,7 @@ export class Repository<A extends object = object> {
   async get(id: unknown, at?: Moment): Promise<A> {
     const found = await this.getOrNull(id, at);
     if (found !== null) return found;
-    throw new ObjectNotFoundError(`\`${this.#meta.name}\` object with identifier ${String(id)} does not exist.`);
+    throw new ObjectNotFoundError(`\`${this.#meta.name}\` object with identifier ${String(id)} ${missing(at)}.`);
   }
 
   async getOrNull(id: unknown, at?: Moment): Promise<A | null> {
@@ -206,6 +207,13 @@ async function readByKey(
 function writesTo(unit: UnitOfWork, database: string, table: string): readonly RowWrite[] {
   const writes = unit.pendingWrites(database);
   return writes.some((write) => write.table === table) ? writes : [];
+}
+
+/** What was looked for and isn't there. */
+function missing(at: Moment | undefined): string {
+  if (at === undefined) return "does not exist";
+  if ("atVersion" in at) return `has no version ${at.atVersion}`;
+  return `did not exist at ${at.asOf instanceof Date ? isoOfEpoch(at.asOf.getTime()) : at.asOf}`;
 }
 
 /** Rows of the child tables that belong to these roots, at any depth, by table. */

@@ -92,6 +92,9 @@ describe("snapshots", () => {
     await expect(repository.add(was as InstanceType<typeof Account>)).rejects.toThrow("reading only");
     expect(await repository.getOrNull("A1", { atVersion: 9 })).toBeNull();
     expect(await repository.getOrNull("A1", { asOf: "2001-01-01" })).toBeNull();
+    await expect(repository.get("A1", { atVersion: 9 })).rejects.toThrow("`Account` object with identifier A1 has no version 9.");
+    await expect(repository.get("A1", { asOf: new Date(0) })).rejects.toThrow("A1 did not exist at 1970-01-01T00:00:00+00:00.");
+    await expect(repository.get("A9")).rejects.toThrow("`Account` object with identifier A9 does not exist.");
     expect((await repository.get("A1", { asOf: new Date(Date.now() + 60_000) })).balance).toBe(103);
   });
 
