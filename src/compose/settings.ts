@@ -35,7 +35,8 @@ export function domainSettings(config: Config): DomainSettings {
       externalBrokers: config.outbox.externalBrokers,
       maxAttempts: config.outbox.retry.maxAttempts,
     },
-    commandSubscriptionType: (category) => (config.hasOutbox ? commandSubscriptionType(config, category) : "event_store"),
+    commandSubscriptionType: (category, handlers) =>
+      config.hasOutbox ? commandSubscriptionType(config, category, handlers) : "event_store",
     idempotency: { ttl_ms: config.idempotency.ttl_ms, errorTtl_ms: config.idempotency.errorTtl_ms },
     versionRetry: { ...versionRetry, backoff: "exponential", exceptions: [] },
     transientRetry,

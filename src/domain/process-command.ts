@@ -96,7 +96,7 @@ async function submit(domain: Domain, command: object, options: ProcessOptions):
   const priority = options.priority ?? currentContext()?.priority ?? 0;
   const deadline = deadlineOf(domain, options, handler);
   const identifier = meta.identity === null ? domain.stores.random.uuid() : String((command as Record<string, unknown>)[meta.identity]);
-  const published = !inline && settings.commandSubscriptionType(category) === "stream";
+  const published = !inline && settings.commandSubscriptionType(category, handlersOf(domain, meta)) === "stream";
   const metadata = commandMetadata(command, category, {
     identifier,
     asynchronous: !inline,
@@ -187,6 +187,11 @@ export function commandHandlerOf(domain: Domain, meta: ElementMeta): ReactionMet
   );
   if (handlers.length > 1) throw new NotSupportedError(`command \`${meta.name}\` has ${handlers.length} handlers`);
   return handlers[0] ?? null;
+}
+
+/** Names of the handlers that share the subscription of this command's category. */
+function handlersOf(domain: Domain, meta: ElementMeta): readonly string[] {
+  return domain.reactionMetas.flatMap(({ kind, owner, name }) => (kind === "commandHandler" && owner === meta.owner ? [name] : []));
 }
 
 // ------------------------------------------------------------------------------------------------------------ idempotency

@@ -35,8 +35,11 @@ export interface DomainSettings {
     readonly externalBrokers: readonly string[];
     readonly maxAttempts: number;
   };
-  /** How the merged subscription of a command category reads; `stream` means that commands also get an outbox row (D6). */
-  commandSubscriptionType(category: string): "stream" | "event_store";
+  /**
+   * How the merged subscription of a command category reads; `stream` means that commands also get an outbox row (D6).
+   * @param handlerNames the category's command handlers that this process knows: a section of domain.toml may go by their names (rulings 70)
+   */
+  commandSubscriptionType(category: string, handlerNames: readonly string[]): "stream" | "event_store";
   readonly idempotency: { readonly ttl_ms: number; readonly errorTtl_ms: number };
   readonly versionRetry: RetryPolicy;
   readonly transientRetry: RetryPolicy;

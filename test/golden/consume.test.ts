@@ -467,6 +467,9 @@ describe("entries that we write", () => {
     const correlations = rows.map(({ metadata }) => (JSON.parse(metadata ?? "{}") as Metadata).domain["correlation_id"]);
     expect(correlations[0]).toBe(`corr-${accountId}`);
     expect(correlations[1]).toMatch(/^[0-9a-f]{32}$/);
+    // Its handler's section says that they are read from the store: nothing may go to a stream that nobody reads.
+    const report = await bank.settle({ only: ["outbox"] });
+    expect([report.summary.published, await bank.broker.length(`${ACCOUNT}:command`)]).toEqual([0, 0]);
   });
 });
 
