@@ -72,7 +72,7 @@ export class SqliteIdempotency implements Idempotency {
 }
 
 function writeSucceeded(connection: Connection, entry: SucceededKey, now_ms: number): void {
-  connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", entry.key, valueOf(entry), now_ms + entry.ttl_ms);
+  connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", entry.key, succeeded(entry), now_ms + entry.ttl_ms);
 }
 
 /**
@@ -85,7 +85,7 @@ export function noteStored(connection: Connection, entry: SucceededKey, now_ms: 
      ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_ms = excluded.expires_ms
      WHERE value IN (?, ?) OR expires_ms <= ?`,
     entry.key,
-    valueOf(entry),
+    succeeded(entry),
     now_ms + entry.ttl_ms,
     PENDING,
     FAILED,
@@ -93,7 +93,7 @@ export function noteStored(connection: Connection, entry: SucceededKey, now_ms: 
   );
 }
 
-function valueOf({ result }: SucceededKey): string {
+function succeeded({ result }: SucceededKey): string {
   return `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`;
 }
 

@@ -106,14 +106,16 @@ describe("an event-store subscription", () => {
     const { eventStore, subscribe, recordsOf } = await setup();
     await eventStore.append([event("a", 0)]);
     let isLost = false;
-    const store: EventStore = Object.create(eventStore, {
-      append: {
-        value: async (messages: readonly Append[]) => {
-          const appended = await eventStore.append(messages);
-          if (messages[0]?.type !== "Failed" || isLost) return appended;
-          isLost = true;
-          throw new ConnectionError("the answer got lost");
-        },
+    const append = async (messages: readonly Append[]) => {
+      const appended = await eventStore.append(messages);
+      if (messages[0]?.type !== "Failed" || isLost) return appended;
+      isLost = true;
+      throw new ConnectionError("the answer got lost");
+    };
+    const store = new Proxy(eventStore, {
+      get(target, key) {
+        const value: unknown = key === "append" ? append : Reflect.get(target, key, target);
+        return typeof value === "function" ? (value as (...given: unknown[]) => unknown).bind(target) : value;
       },
     });
     const { subscription, runs, activity } = subscribe(
