@@ -13,8 +13,11 @@ import { type FailureFacts, isBookkeeping, RecoveryLedger, type Unresolved } fro
 import type { Activity, Service, ServiceStatus } from "./service.ts";
 import type { EventStoreSettings } from "./settings.ts";
 
-/** The shortest pause between two empty looks that nobody asked for (rulings 32). */
-const NET_ms = 250;
+/**
+ * Without a wake the store is looked at this often. The store itself notices what others append (`EventStore.onAppend`: one probe each 250 ms for all
+ * subscriptions of a process, rulings 32), so this is only the net under that.
+ */
+const NET_ms = 5_000;
 /** A quiet subscription writes its cursor this long after the last message (G21, W11). */
 const FLUSH_ms = 500;
 /** At most this many batches' worth of positions may wait for recovery before reading stops (rulings 31). */

@@ -32,7 +32,7 @@ export interface StreamSettings {
 
 export interface EventStoreSettings {
   readonly messagesPerTick: number;
-  /** Pause between two empty looks when nobody wakes us; at least 250 ms is used (rulings 32). */
+  /** Pause between two empty looks when the store wakes nobody; at least 5 s is used, because the store does wake (rulings 32). */
   readonly tickInterval_ms: number;
   readonly positionUpdateInterval: number;
   /** Retries after the first run. */

@@ -18,6 +18,8 @@ export async function memoryStores() {
 
 /** Waits for the loops: `quiet()` resolves at the next empty turn that begins after the call. */
 export class QuietSignal implements Activity {
+  /** Loops come round this often, as in test mode; the tests wait for turns, not for time. */
+  readonly restMax_ms = 20;
   #waiting: { readonly when: (due_ms: number | null) => boolean; readonly resolve: () => void }[] = [];
   unknowns = 0;
 
