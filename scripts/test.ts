@@ -11,8 +11,8 @@ import process from "node:process";
 import { startPostgres, startRedis } from "./services.ts";
 
 const root = join(import.meta.dir, "..");
-const SUITES = ["unit", "types", "golden", "conformance", "e2e", "crash"] as const;
-const SLOW_SUITES = ["sim", "interop", "bench"] as const;
+const SUITES = ["unit", "types", "golden", "conformance", "e2e", "crash", "interop"] as const;
+const SLOW_SUITES = ["sim", "bench"] as const;
 /** Limit for one step; everything together stays below the 25 minutes that CI has. */
 const STEP_LIMIT_ms = 8 * 60_000;
 const TEST_LIMIT_ms = 30_000;
