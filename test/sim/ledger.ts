@@ -16,7 +16,7 @@ export interface HandlerHost {
   /** A row id that nobody else has. */
   rowId(): string;
   /** Waits for as long as this run of a handler takes. */
-  work(): Promise<void>;
+  work(handler: string): Promise<void>;
   /** The process is gone when this is called; never answers. */
   die(): Promise<never>;
 }
@@ -73,7 +73,7 @@ export function ledgerDomain() {
 
   const begin = async (handler: string, entryId: string, { message }: HandlerContext, mood = "fine") => {
     slot.host.ran(handler, entryId, message);
-    await slot.host.work();
+    await slot.host.work(handler);
     if (mood === "flaky" && message.attempt < 2) {
       slot.host.failed();
       throw new Error("not at the first attempt");
