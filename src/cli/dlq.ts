@@ -8,8 +8,8 @@ import { type DeadLetterRecord, decodeDeadLetter, type RawFields, restoreOrigina
 import { decodeMessage, decodeRow } from "../messages/envelope.ts";
 import { deadLetterStream } from "../messages/names.ts";
 import type { Broker, StreamEntry } from "../ports/broker.ts";
-import { ask, canAsk } from "../runtime/terminal.ts";
 import type { Command, FlagSpec, Invocation } from "./command.ts";
+import { confirm } from "./confirm.ts";
 import { type Exhausted, exhaustedPositions } from "./exhausted.ts";
 import type { Outcome } from "./output.ts";
 import { CommandError, EXIT, usageError } from "./problem.ts";
@@ -162,7 +162,7 @@ export const dlqReplay: Command = {
         );
         return { data: { would_replay: letters.map(({ entry }) => entry.id) }, text: lines.join("\n") };
       }
-      if (ids.length > 1) await confirm(invocation, `Replay ${ids.length} messages?`);
+      if (ids.length > 1) await confirm(invocation.values, `Replay ${ids.length} messages?`, "nothing was replayed");
       const results: { id: string; how: string; outcome?: string }[] = [];
       for (const letter of letters) {
         const how = await replayOne(letter, values.text("to") === "all");
@@ -181,13 +181,6 @@ export const dlqReplay: Command = {
     }
   },
 };
-
-async function confirm({ values }: Invocation, question: string): Promise<void> {
-  if (values.has("yes")) return;
-  if (!canAsk()) throw new CommandError(EXIT.declined, "NEEDS_YES", `${question} There is no terminal to ask.`, { fix: "Add --yes." });
-  const answer = await ask(`${question} [y/N] `);
-  if (!/^y(es)?$/i.test(answer?.trim() ?? "")) throw new CommandError(EXIT.declined, "DECLINED", "nothing was replayed");
-}
 
 // ------------------------------------------------------------------------------------------------------------ streams
 
@@ -451,7 +444,7 @@ async function replayFromStore(invocation: Invocation, ids: readonly string[]): 
       const lines = letters.map((letter) => `would run ${partsOf(letter.failures).subscriber} for position ${letter.exhausted.position}`);
       return { data: { would_replay: ids }, text: lines.join("\n") };
     }
-    if (letters.length > 1) await confirm(invocation, `Replay ${letters.length} messages?`);
+    if (letters.length > 1) await confirm(invocation.values, `Replay ${letters.length} messages?`, "nothing was replayed");
     const { RecoveryLedger } = await import("../engine/recovery-ledger.ts");
     const { commandGroup } = await import("../messages/names.ts");
     const results: { id: string; handler: string; outcome: string; error?: string }[] = [];
