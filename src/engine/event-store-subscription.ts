@@ -242,6 +242,8 @@ export class EventStoreSubscription implements Service {
       return;
     }
     outcome ??= await this.#deliver(message as DecodedMessage, row, 1);
+    // Whoever took the lease meanwhile runs it too, and what came of it is his to record: a record of ours would open what he has closed.
+    if (this.#loop.lease === null) return;
     switch (outcome.kind) {
       case "done":
       case "expired":
@@ -392,6 +394,7 @@ export class EventStoreSubscription implements Service {
     } catch (error) {
       outcome = { kind: "deadLetter", error };
     }
+    if (this.#loop.lease === null) return;
     if (outcome.kind !== "retry" && outcome.kind !== "deadLetter") {
       await this.#ledger.resolved(entry, factsOf(message, row));
       this.#due.delete(entry.position);

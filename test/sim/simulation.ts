@@ -583,7 +583,9 @@ class Simulation implements Listener {
     const owners = await database.outbox.owners();
     if (owners.length > 0) this.#problem(`rows of the outbox are locked by ${owners.join(", ")} after all stopped`);
     const alive = (await broker.instances.alive()).filter(({ id }) => stopped.has(id));
-    if (alive.length > 0) this.#problem(`${alive.length} heartbeats are left after all stopped`);
+    // A heartbeat that was on its way for long may have come after the removal.
+    if (alive.length > 0 && this.#profile !== "network" && this.#profile !== "everything")
+      this.#problem(`${alive.length} heartbeats are left after all stopped`);
   }
 
   // ------------------------------------------------------------------------------------------------------------ the books
