@@ -25,7 +25,7 @@
  * After the commit: messages given to `brokers.publish` are sent. A kill before that loses them; no row backs them (outbox.md §3 step 7).
  */
 import { ConfigurationError, ExpectedVersionError, IncorrectUsageError, ProteanError, TransactionError } from "../errors.ts";
-import { encodeMetadata, type Metadata } from "../messages/envelope.ts";
+import { decodeMetadata, encodeMetadata, type Metadata } from "../messages/envelope.ts";
 import type { CommitSet, Database, ProcessedMarker, RowWrite, SucceededKey } from "../ports/database.ts";
 import type { Append } from "../ports/event-store.ts";
 import type { Lease } from "../ports/leases.ts";
@@ -369,12 +369,14 @@ export class UnitOfWork {
 
     // State-based aggregates have no stream position of their own: it is read right before the commit, in one call, and guards the append.
     const heads = await this.#headsOfStateBased();
+    const numbers = await this.#numbersInUse();
     const committed: CommittedEvent[] = [];
     for (const operation of this.#operations) {
       if (operation.kind !== "save" || operation.meta.kind !== "aggregate") continue;
       const eventSourced = operation.meta.options["eventSourced"] === true;
-      for (const { event, metadata } of stateOf(operation.instance).events) {
-        const stream = metadata.headers.stream ?? "";
+      for (const { event, metadata: raised } of stateOf(operation.instance).events) {
+        const stream = raised.headers.stream ?? "";
+        const metadata = renumbered(raised, numbers.get(stream));
         const head = heads.get(stream);
         let expected: number | null;
         if (head !== undefined) {
@@ -491,6 +493,29 @@ export class UnitOfWork {
     return heads;
   }
 
+  /**
+   * Where tables and events lie in two databases, a commit that ended between them leaves events whose state was never stored: the next ones of that
+   * aggregate would get their ids, and whoever has handled the first would take the others for done (W22).
+   * @returns stream to the number `<version>.<n>` of its last event
+   */
+  async #numbersInUse(): Promise<ReadonlyMap<string, string>> {
+    const { databases, eventStore } = this.domain.stores;
+    const streams = new Set<string>();
+    for (const operation of this.#operations) {
+      if (operation.kind !== "save" || operation.meta.kind !== "aggregate" || operation.meta.options["eventSourced"] === true) continue;
+      if (databases.get(providerOf(operation.meta))?.identity === eventStore.identity) continue;
+      for (const { metadata } of stateOf(operation.instance).events)
+        if (metadata.headers.stream !== null) streams.add(metadata.headers.stream);
+    }
+    const numbers = new Map<string, string>();
+    for (const stream of streams) {
+      const last = await eventStore.lastOfStream(stream);
+      const number = last?.metadata == null ? null : decodeMetadata(last.metadata).domain.sequence_id;
+      if (number !== null) numbers.set(stream, number);
+    }
+    return numbers;
+  }
+
   #outboxRow(metadata: Metadata, dataText: string, targetBroker: string): OutboxInsert {
     return {
       id: this.domain.stores.random.uuid(),
@@ -598,4 +623,15 @@ async function rollBack(unit: UnitOfWork, error: unknown): Promise<never> {
   unit.close("rolled back");
   await unit.settle();
   throw error;
+}
+
+/** The same event with the next free number of its stream, when its own is, or may be, in use. */
+function renumbered(metadata: Metadata, inUse: string | undefined): Metadata {
+  const { id, stream } = metadata.headers;
+  const own = /^(\d+)\.(\d+)$/.exec(metadata.domain.sequence_id ?? "");
+  const used = /^(\d+)\.(\d+)$/.exec(inUse ?? "");
+  if (own === null || used === null || stream === null || Number(used[1]) < Number(own[1])) return metadata;
+  if (id !== `${stream}-${own[0]}`) return metadata;
+  const number = `${used[1]}.${Number(used[2]) + Number(own[2])}`;
+  return { ...metadata, headers: { ...metadata.headers, id: `${stream}-${number}` }, domain: { ...metadata.domain, sequence_id: number } };
 }

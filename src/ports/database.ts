@@ -116,6 +116,7 @@ export interface CommitSet {
   readonly rows: readonly RowWrite[];
   /** Only where `EventStore.identity` equals this database's. */
   readonly appends: readonly Append[];
+  /** Without appends, their messages lie in another database: rows that reconciliation added meanwhile are left as they are. */
   readonly outbox: readonly OutboxInsert[];
   readonly markers: readonly ProcessedMarker[];
   /** Leases that must still be held (rulings 25); only leases of this database. */

@@ -354,6 +354,13 @@ export function databaseConformance(name: string, factory: () => Promise<Databas
         expect(await database.idempotency.get("late")).toEqual({ state: "success", result: "accepted anew" });
       });
 
+      test("rows of the outbox that reconciliation added first don't stop the commit of messages that lie in another database", async () => {
+        await database.outbox.insertMissing([outboxRow("m1")]);
+        await database.commit({ ...EMPTY, rows: [account("a")], outbox: [outboxRow("m1"), outboxRow("m2")] });
+        expect(await keys(null)).toEqual(["a"]);
+        expect((await database.outbox.counts()).pending).toBe(2);
+      });
+
       test("an append that conflicts undoes all", async () => {
         if (under.eventStore === null) return;
         await under.eventStore.append([append("acc-a")]);

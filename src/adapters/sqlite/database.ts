@@ -90,7 +90,8 @@ export class SqliteDatabase implements Database {
       this.#write(connection, set.rows);
       for (const marker of set.markers) this.#mark(connection, marker, now_ms);
       for (const key of set.keys ?? []) noteStored(connection, key, now_ms);
-      insertOutboxRows(connection, set.outbox, now_ms);
+      // Messages that lie in another database were there first: reconciliation may have found them without rows, and been faster.
+      insertOutboxRows(connection, set.outbox, now_ms, set.appends.length === 0);
       return positions;
     });
     if (set.appends.length > 0 || set.outbox.length > 0) this.#file.changes.committed();

@@ -259,6 +259,27 @@ describe("two databases", () => {
     expect(on.commits).toHaveLength(0);
   });
 
+  test("events that a kill left without their state don't give their ids to others (W22)", async () => {
+    const { on, domain, Order, OrderPlaced } = await banking({ apart: true });
+    const place = async (total: number): Promise<void> => {
+      const order = new Order({ id: "O1", total });
+      order.raise(new OrderPlaced({ orderId: "O1", total }));
+      await domain.repositoryFor(Order).add(order);
+    };
+    on.fault = (step) => {
+      if (step === "commit") throw new Error("killed");
+    };
+    await expect(place(1)).rejects.toThrow("killed");
+    on.fault = null;
+    await place(2);
+    const messages = await stored(on);
+    const ids = messages.map(({ id }) => id);
+    expect(ids).toHaveLength(4);
+    expect(new Set(ids).size).toBe(4);
+    const rows = on.commits.flatMap(({ set }) => set.outbox.map(({ messageId }) => messageId));
+    expect(new Set(rows)).toEqual(new Set(ids.slice(2)));
+  });
+
   test("all events of a unit are one append: a kill before it leaves none", async () => {
     const { on, open, domain } = await banking({ apart: true });
     on.fault = (step) => {
