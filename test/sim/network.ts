@@ -32,11 +32,14 @@ export const CALM: Weather = { lostCall: 0, lostReply: 0, slow: 0, late: 0, kill
 /** A store's server: away (refuses), stalled (answers later), or fine. */
 export class Server {
   readonly name: string;
+  /** A process has one connection to it, so that its calls arrive as they were sent (Redis, a file); else a pool of them (PostgreSQL). */
+  readonly isInOrder: boolean;
   awayUntil_ms = 0;
   stalledUntil_ms = 0;
 
-  constructor(name: string) {
+  constructor(name: string, isInOrder: boolean) {
     this.name = name;
+    this.isInOrder = isInOrder;
   }
 
   heal(): void {
@@ -84,6 +87,8 @@ export class Link {
   readonly #sabotage: Sabotage;
   readonly #made = new Map<object, object>();
   readonly #subscriptions: (() => void)[] = [];
+  /** When the last call arrives. */
+  readonly #arrivals = new Map<Server, number>();
   /** Cut between this process and one server. */
   readonly cutUntil_ms = new Map<Server, number>();
 
@@ -187,6 +192,15 @@ export class Link {
     return server.awayUntil_ms > now_ms || (this.cutUntil_ms.get(server) ?? 0) > now_ms;
   }
 
+  #wayTo_ms(server: Server): number {
+    const { now_ms } = this.#time;
+    const arrives_ms = now_ms + this.#way_ms();
+    if (!server.isInOrder) return arrives_ms - now_ms;
+    const inOrder_ms = Math.max(arrives_ms, this.#arrivals.get(server) ?? 0);
+    this.#arrivals.set(server, inOrder_ms);
+    return inOrder_ms - now_ms;
+  }
+
   #way_ms(): number {
     return this.#dice.chance(this.#weather.slow) ? this.#dice.between(20, 2_000) : this.#dice.between(0.1, 2);
   }
@@ -226,7 +240,7 @@ export class Link {
       if (dice.chance(weather.lostCall)) return lose(dice.chance(0.5) ? 1 : dice.between(1, DEADLINE_ms), "call lost");
       if (dice.chance(weather.killBefore)) return listener.kill(process, `${name} was sent`);
       const isLate = dice.chance(weather.late);
-      const wayThere_ms = isLate ? DEADLINE_ms + dice.between(1, 4_000) : this.#way_ms();
+      const wayThere_ms = isLate ? DEADLINE_ms + dice.between(1, 4_000) : this.#wayTo_ms(server);
       if (isLate) giveUpAt(DEADLINE_ms);
       const arrives = () => {
         const now_ms = time.now_ms;

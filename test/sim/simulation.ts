@@ -253,7 +253,7 @@ class Simulation implements Listener {
 
   async #open(): Promise<void> {
     const make = async (name: string) => {
-      const server = new Server(name);
+      const server = new Server(name, this.#layout === "one" || name === "broker");
       const machine = new SimulatedProcess({ name, pid: 1, time: this.#time, random: new Dice(this.#seed, name), skew_ms: 0 });
       const stores = await openSqlite({ file: ":memory:", name: "default", clock: machine, random: machine.random, log: traceLog(null) });
       this.#servers.push(server);
@@ -614,7 +614,7 @@ class Simulation implements Listener {
       const done = handled.get(mark);
       const letters = await entries.deadLetters(stream, `ledger.${handler}`);
       for (const { id, entry } of await entries.acknowledged(stream, `ledger.${handler}`)) {
-        if (entry !== null && done?.has(entry) !== true && !letters.has(id)) {
+        if (entry !== null && done?.has(entry) !== true && !letters.has(id) && !this.#isHalfDone(mark, entry)) {
           this.#problem(`${entry} (${id} of ${stream}) was acknowledged by ${handler} without being handled`);
         }
       }
@@ -683,7 +683,12 @@ class Simulation implements Listener {
       const confirmed = mark === "Confirming.end" ? handled.get("Confirming") : null;
       for (const { entry } of wanted) {
         // An entry that one link of the chain gave up never reaches those behind it.
-        if (handled.get(mark)?.has(entry) === true || letters.has(entry) || (confirmed !== null && confirmed?.has(entry) !== true))
+        if (
+          this.#isHalfDone(mark, entry) ||
+          handled.get(mark)?.has(entry) === true ||
+          letters.has(entry) ||
+          (confirmed !== null && confirmed?.has(entry) !== true)
+        )
           continue;
         if (await this.#isGivenUpBefore(entries, entry, mark)) continue;
         owed.push(`${mark} owes ${entry}`);
@@ -695,6 +700,16 @@ class Simulation implements Listener {
     }
     if (open.size > 0) owed.push(`Archive has ${open.size} failures open`);
     return owed;
+  }
+
+  /**
+   * With events and tables in two databases a process manager's step can be in the event store without the rows of the same run (docs/guarantees.md): it
+   * ran, and doesn't run again.
+   */
+  #isHalfDone(mark: string, entry: string): boolean {
+    if (this.#layout !== "three" || !mark.startsWith("Confirming")) return false;
+    for (const key of this.#runs.keys()) if (key.startsWith(`${mark} ${entry} `)) return true;
+    return false;
   }
 
   /** Its command lies among the dead letters. */
