@@ -26,6 +26,8 @@ export interface TakeOver {
   readonly exclusive: boolean;
   /** No read of ours can be in flight: what is pending for us and not held was forgotten (a lease lost and regained). */
   readonly ownToo: boolean;
+  /** Runs that an engine of ours has under way at once. */
+  readonly concurrency: number;
   /** Entries taken in one step. */
   readonly batch: number;
   readonly holds: (id: string) => boolean;
@@ -39,7 +41,10 @@ export interface TakeOver {
 /**
  * Looks through all that is pending in a group and takes what its owner will never finish.
  *
- * - a consumer of ours whose instance is dead: at once, attempts kept, so that a message that kills its process reaches its limit (D40)
+ * - a consumer of ours whose instance is dead: at once, attempts kept, so that a message that kills its process reaches its limit (D40). A read counts
+ *   as one delivery whether the entry ran or not (rulings 6): of those with one delivery only the oldest, as many as could run at once, may have run.
+ *   The others were read in advance and begin anew, or a few restarts would use up the attempts of what never ran. A message that kills its process
+ *   from behind such an entry gets one run more at most: the entry before it is counted when it runs
  * - handed back by a drain, or stuck (its owner refreshes what it holds): idle beyond the limit, attempts kept
  * - our own, delivered by a reply that got lost in an outage: soon, attempts kept
  * - put back by `replay`: at once
@@ -52,6 +57,14 @@ export async function takeOver(options: TakeOver): Promise<void> {
   const { broker, stream, group, consumer } = options;
   const alive = await options.instances.alive();
   let idleForeigners: ReadonlySet<string> | null = null;
+  const readOnce = new Map<string, number>();
+  /** Attempts that a dead consumer of ours used for an entry. Pages come oldest first. */
+  const usedByDead = (pending: { readonly consumer: string; readonly deliveries: number }): number => {
+    if (pending.deliveries !== 1) return pending.deliveries;
+    const before = readOnce.get(pending.consumer) ?? 0;
+    readOnce.set(pending.consumer, before + 1);
+    return before < options.concurrency ? 1 : 0;
+  };
   let after: string | null = null;
   for (;;) {
     const page = await broker.pending(stream, group, { after, count: PAGE });
@@ -81,7 +94,7 @@ export async function takeOver(options: TakeOver): Promise<void> {
       } else if (pending.consumer === consumer ? options.ownToo : options.exclusive || !alive.has(instance)) {
         atOnce.push(pending.id);
         owners.add(pending.consumer);
-        used.set(pending.id, pending.deliveries);
+        used.set(pending.id, usedByDead(pending));
       } else if (pending.consumer === consumer && pending.idle_ms > UNSEEN_ms) {
         unseen.push(pending.id);
         // Delivered and counted, but never run.
