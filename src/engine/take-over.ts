@@ -42,9 +42,9 @@ export interface TakeOver {
  * Looks through all that is pending in a group and takes what its owner will never finish.
  *
  * - a consumer of ours whose instance is dead: at once, attempts kept, so that a message that kills its process reaches its limit (D40). A read counts
- *   as one delivery whether the entry ran or not (rulings 6): of those with one delivery only the oldest, as many as could run at once, may have run.
- *   The others were read in advance and begin anew, or a few restarts would use up the attempts of what never ran. A message that kills its process
- *   from behind such an entry gets one run more at most: the entry before it is counted when it runs
+ *   as one delivery whether the entry ran or not (rulings 6): of what a consumer holds only the oldest entries, as many as could run at once, are taken
+ *   to have run. The others with one delivery were read in advance and begin anew, or a few restarts would use up the attempts of what never ran. A
+ *   message that kills its process from behind an entry that waits for its retry is found out once that one has used up its attempts
  * - handed back by a drain, or stuck (its owner refreshes what it holds): idle beyond the limit, attempts kept
  * - our own, delivered by a reply that got lost in an outage: soon, attempts kept
  * - put back by `replay`: at once
@@ -57,13 +57,12 @@ export async function takeOver(options: TakeOver): Promise<void> {
   const { broker, stream, group, consumer } = options;
   const alive = await options.instances.alive();
   let idleForeigners: ReadonlySet<string> | null = null;
-  const readOnce = new Map<string, number>();
+  const older = new Map<string, number>();
   /** Attempts that a dead consumer of ours used for an entry. Pages come oldest first. */
   const usedByDead = (pending: { readonly consumer: string; readonly deliveries: number }): number => {
-    if (pending.deliveries !== 1) return pending.deliveries;
-    const before = readOnce.get(pending.consumer) ?? 0;
-    readOnce.set(pending.consumer, before + 1);
-    return before < options.concurrency ? 1 : 0;
+    const before = older.get(pending.consumer) ?? 0;
+    older.set(pending.consumer, before + 1);
+    return pending.deliveries === 1 && before >= options.concurrency ? 0 : pending.deliveries;
   };
   let after: string | null = null;
   for (;;) {

@@ -703,8 +703,8 @@ class Simulation implements Listener {
   }
 
   /**
-   * With events and tables in two databases a process manager's step can be in the event store without the rows of the same run (docs/guarantees.md): it
-   * ran, and doesn't run again.
+   * With events and tables in two databases a process manager's step can be in the event store without the rows of the same run: it ran, and
+   * doesn't run again.
    */
   #isHalfDone(mark: string, entry: string): boolean {
     if (this.#layout !== "three" || !mark.startsWith("Confirming")) return false;
