@@ -51,6 +51,12 @@ export class InstanceWatch {
     return (await this.#known()).alive;
   }
 
+  /** The same, asked now: who isn't in an older answer may have begun since. */
+  aliveNow(): Promise<ReadonlySet<string>> {
+    this.#asked = null;
+    return this.alive();
+  }
+
   /** Ids of those that surely ended: their record is still there, their process isn't. */
   async gone(): Promise<ReadonlySet<string>> {
     return (await this.#known()).gone;

@@ -55,7 +55,7 @@ export interface TakeOver {
  */
 export async function takeOver(options: TakeOver): Promise<void> {
   const { broker, stream, group, consumer } = options;
-  const alive = await options.instances.alive();
+  let alive = await options.instances.alive();
   let idleForeigners: ReadonlySet<string> | null = null;
   const older = new Map<string, number>();
   /** Attempts that a dead consumer of ours used for an entry. Pages come oldest first. */
@@ -70,6 +70,12 @@ export async function takeOver(options: TakeOver): Promise<void> {
     const last = page.at(-1);
     if (last === undefined) return;
     after = last.id;
+    const isDead = ({ consumer: owner }: { readonly consumer: string }) => {
+      const instance = instanceOfConsumer(owner);
+      return instance !== null && !alive.has(instance);
+    };
+    // An owner may be younger than the list of the living: nobody is taken for dead by a list that is older than what he holds.
+    if (page.some(isDead)) alive = await options.instances.aliveNow();
     const atOnce: string[] = [];
     const idle: string[] = [];
     const unseen: string[] = [];
