@@ -64,6 +64,8 @@ export class Waker {
   /** The set has changed since the XREAD in flight was sent. */
   #changed = false;
   #inFlight = false;
+  /** Number of the XREAD that was sent last. */
+  #flight = 0;
   #unblocking = false;
   readonly #asking = new Set<Watch>();
   #stopped = new AbortController();
@@ -153,6 +155,7 @@ export class Waker {
     }
     const block_ms = Math.min(this.#canUnblock ? BLOCK_ms : BLOCK_STUBBORN_ms, this.#options.block_ms ?? BLOCK_ms);
     this.#inFlight = true;
+    this.#flight += 1;
     let found: Reply;
     try {
       found = await blocking.call("xread", ["COUNT", 1, "BLOCK", block_ms, "STREAMS", ...earliest.keys(), ...earliest.values()], {
@@ -307,9 +310,13 @@ export class Waker {
     const stopped = this.#stopped.signal;
     if (this.#set().size > MANY_STREAMS) await this.#options.clock.sleep(GATHER_ms, stopped);
     while (this.#changed && this.#inFlight && !stopped.aborted && this.#clientId !== null) {
+      const flight = this.#flight;
       try {
-        // 0: the XREAD has not reached the server yet, or has just come back.
-        if ((await this.#options.commands.call("client", ["UNBLOCK", this.#clientId])) === 1) return;
+        const isUnblocked = (await this.#options.commands.call("client", ["UNBLOCK", this.#clientId])) === 1;
+        // The answers travel on two connections: the next XREAD may be out already, with a set that has changed since. That one is to come back too.
+        if (isUnblocked && this.#flight !== flight) continue;
+        // Else 0: the XREAD has not reached the server yet, or has just come back.
+        if (isUnblocked) return;
       } catch (error) {
         if (!(error instanceof Refusal)) return;
         this.#canUnblock = false;
