@@ -301,28 +301,30 @@ export class Waker {
     this.#changed = true;
     if (!this.#inFlight || this.#unblocking || !this.#canUnblock) return;
     this.#unblocking = true;
-    void this.#unblock().finally(() => {
-      this.#unblocking = false;
-    });
+    void this.#unblock();
   }
 
+  /**
+   * Sends CLIENT UNBLOCK until the XREAD in flight knows the set. The flag falls in the same breath in which there is nothing to do any more: a change
+   * that comes a microtask later must begin this anew, or it would wait for the end of the block.
+   */
   async #unblock(): Promise<void> {
     const stopped = this.#stopped.signal;
-    if (this.#set().size > MANY_STREAMS) await this.#options.clock.sleep(GATHER_ms, stopped);
-    while (this.#changed && this.#inFlight && !stopped.aborted && this.#clientId !== null) {
-      const flight = this.#flight;
-      try {
+    try {
+      if (this.#set().size > MANY_STREAMS) await this.#options.clock.sleep(GATHER_ms, stopped);
+      while (this.#changed && this.#inFlight && !stopped.aborted && this.#clientId !== null) {
+        const flight = this.#flight;
         const isUnblocked = (await this.#options.commands.call("client", ["UNBLOCK", this.#clientId])) === 1;
         // The answers travel on two connections: the next XREAD may be out already, with a set that has changed since. That one is to come back too.
         if (isUnblocked && this.#flight !== flight) continue;
-        // Else 0: the XREAD has not reached the server yet, or has just come back.
         if (isUnblocked) return;
-      } catch (error) {
-        if (!(error instanceof Refusal)) return;
-        this.#canUnblock = false;
-        return;
+        // The XREAD has not reached the server yet, or has just come back.
+        await this.#options.clock.sleep(UNBLOCK_AGAIN_ms, stopped);
       }
-      await this.#options.clock.sleep(UNBLOCK_AGAIN_ms, stopped);
+    } catch (error) {
+      if (error instanceof Refusal) this.#canUnblock = false;
+    } finally {
+      this.#unblocking = false;
     }
   }
 }
