@@ -1231,7 +1231,6 @@ export class StreamSubscription implements Service {
       claimForeignIdle_ms: this.#settings.claimForeignIdle_ms,
       exclusive: !this.#settings.shared,
       ownToo,
-      concurrency: this.#settings.concurrency,
       batch: this.#batch,
       holds: (id) => this.#holds(this.#keyOf(stream, id)),
       room: () => this.#roomForBatch(),

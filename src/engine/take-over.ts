@@ -26,8 +26,6 @@ export interface TakeOver {
   readonly exclusive: boolean;
   /** No read of ours can be in flight: what is pending for us and not held was forgotten (a lease lost and regained). */
   readonly ownToo: boolean;
-  /** Runs that an engine of ours has under way at once. */
-  readonly concurrency: number;
   /** Entries taken in one step. */
   readonly batch: number;
   readonly holds: (id: string) => boolean;
@@ -41,10 +39,7 @@ export interface TakeOver {
 /**
  * Looks through all that is pending in a group and takes what its owner will never finish.
  *
- * - a consumer of ours whose instance is dead: at once, attempts kept, so that a message that kills its process reaches its limit (D40). A read counts
- *   as one delivery whether the entry ran or not (rulings 6): of what a consumer holds only the oldest entries, as many as could run at once, are taken
- *   to have run. The others with one delivery were read in advance and begin anew, or a few restarts would use up the attempts of what never ran. A
- *   message that kills its process from behind an entry that waits for its retry is found out once that one has used up its attempts
+ * - a consumer of ours whose instance is dead: at once, attempts kept, so that a message that kills its process reaches its limit (D40)
  * - handed back by a drain, or stuck (its owner refreshes what it holds): idle beyond the limit, attempts kept
  * - our own, delivered by a reply that got lost in an outage: soon, attempts kept
  * - put back by `replay`: at once
@@ -55,27 +50,14 @@ export interface TakeOver {
  */
 export async function takeOver(options: TakeOver): Promise<void> {
   const { broker, stream, group, consumer } = options;
-  let alive = await options.instances.alive();
+  const alive = await options.instances.alive();
   let idleForeigners: ReadonlySet<string> | null = null;
-  const older = new Map<string, number>();
-  /** Attempts that a dead consumer of ours used for an entry. Pages come oldest first. */
-  const usedByDead = (pending: { readonly consumer: string; readonly deliveries: number }): number => {
-    const before = older.get(pending.consumer) ?? 0;
-    older.set(pending.consumer, before + 1);
-    return pending.deliveries === 1 && before >= options.concurrency ? 0 : pending.deliveries;
-  };
   let after: string | null = null;
   for (;;) {
     const page = await broker.pending(stream, group, { after, count: PAGE });
     const last = page.at(-1);
     if (last === undefined) return;
     after = last.id;
-    const isDead = ({ consumer: owner }: { readonly consumer: string }) => {
-      const instance = instanceOfConsumer(owner);
-      return instance !== null && !alive.has(instance);
-    };
-    // An owner may be younger than the list of the living: nobody is taken for dead by a list that is older than what he holds.
-    if (page.some(isDead)) alive = await options.instances.aliveNow();
     const atOnce: string[] = [];
     const idle: string[] = [];
     const unseen: string[] = [];
@@ -99,7 +81,7 @@ export async function takeOver(options: TakeOver): Promise<void> {
       } else if (pending.consumer === consumer ? options.ownToo : options.exclusive || !alive.has(instance)) {
         atOnce.push(pending.id);
         owners.add(pending.consumer);
-        used.set(pending.id, usedByDead(pending));
+        used.set(pending.id, pending.deliveries);
       } else if (pending.consumer === consumer && pending.idle_ms > UNSEEN_ms) {
         unseen.push(pending.id);
         // Delivered and counted, but never run.

@@ -127,6 +127,7 @@ retry_delay_seconds = 0.1
 [server.event_store_subscription]
 retry_delay_seconds = 0.1
 recovery_interval_seconds = 0.2
+${options.maxRetries === undefined ? "" : `[server.broker_subscription]\nmax_retries = ${options.maxRetries}`}
 ${options.config ?? ""}
 `,
     });
