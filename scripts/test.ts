@@ -2,7 +2,8 @@
  * Runs everything that must hold: type check, linter, build, test suites, and the smoke test of the core under every runtime.
  *
  * The servers that tests need are started once here. Type check, linter, build and each smoke run count as one test. A suite that
- * ends without a summary (crash, time limit) counts as one failed test. The last line on stdout is `N passed, N failed`.
+ * ends without a summary (crash, time limit) counts as one failed test. Up to five failures of a suite are run once more, alone; what passes then
+ * counts as passed and is named as flaky at the end. The last line on stdout is `N passed, N failed`.
  */
 import { spawn } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
@@ -16,6 +17,8 @@ const SLOW_SUITES = ["sim", "bench"] as const;
 /** Limit for one step; everything together stays below the 25 minutes that CI has. */
 const STEP_LIMIT_ms = 8 * 60_000;
 const TEST_LIMIT_ms = 30_000;
+/** More failures than this in one suite are no accident. */
+const RERUN_MOST = 5;
 
 interface Outcome {
   readonly exitCode: number | null;
@@ -36,6 +39,8 @@ for (const word of only) {
 let passed = 0;
 let failed = 0;
 const broken: string[] = [];
+/** Tests that failed at first and passed when their file was run alone. */
+const flaky: string[] = [];
 
 function wanted(suite: string): boolean {
   return only.length === 0 ? all || !(SLOW_SUITES as readonly string[]).includes(suite) : only.includes(suite);
@@ -102,8 +107,36 @@ async function suite(name: string, environment: Readonly<Record<string, string>>
   // Escape codes are there when FORCE_COLOR is set.
   const plain = output.replaceAll(new RegExp(`${String.fromCharCode(27)}\\[[0-9;]*m`, "g"), "");
   const number = (word: string) => Number([...plain.matchAll(new RegExp(`^\\s*(\\d+) ${word}$`, "gm"))].at(-1)?.[1] ?? 0);
-  const bad = number("fail");
-  count(name, number("pass"), exitCode === 0 ? bad : Math.max(bad, 1));
+  const bad = exitCode === 0 ? number("fail") : Math.max(number("fail"), 1);
+  const files = failingFiles(plain);
+  // Kills at random times and other people's load: a file that fails is run once more, alone, and said to be flaky when it passes then.
+  if (bad > 0 && bad <= RERUN_MOST && files.length > 0) {
+    say(`once more, alone: ${files.join(" ")}`);
+    const again = await run(
+      process.execPath,
+      ["test", "--timeout", String(TEST_LIMIT_ms), ...files.map((file) => `./${file}`)],
+      environment,
+    );
+    if (again.exitCode === 0) {
+      flaky.push(...plain.split("\n").filter((line) => line.startsWith("(fail)")));
+      count(name, number("pass") + bad, 0);
+      return;
+    }
+  }
+  count(name, number("pass"), bad);
+}
+
+/** Files whose tests failed: bun prints a file's name above its tests. */
+function failingFiles(output: string): string[] {
+  const files = new Set<string>();
+  let file = "";
+  for (const line of output.split("\n")) {
+    const named = /^(test\/\S+\.test\.tsx?):$/.exec(line);
+    if (named !== null) file = named[1] ?? "";
+    else if (line.startsWith("(fail)") && file !== "") files.add(file);
+    else if (/^\d+ tests? failed:/.test(line)) break;
+  }
+  return [...files];
 }
 
 async function smoke(): Promise<void> {
@@ -169,6 +202,7 @@ try {
   await postgres?.stop();
 }
 
+if (flaky.length > 0) process.stdout.write(`\nflaky, passed when run alone:\n${[...new Set(flaky)].join("\n")}\n`);
 if (broken.length > 0) process.stdout.write(`\nfailed: ${broken.join(", ")}\n`);
 process.stdout.write(`\n${passed} passed, ${failed} failed\n`);
 process.exitCode = failed > 0 ? 1 : 0;
