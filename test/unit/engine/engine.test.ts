@@ -224,8 +224,6 @@ describe("running", () => {
     await until(() => ran.length === 1);
     made.drain();
     await publish(messageText("A", 2));
-    await clock.sleep(100);
-    expect(ran).toEqual(["A1"]);
     expect(made.status()).toMatchObject({ phase: "draining", ready: false, reasons: ["draining"] });
     const second = engine([reactionOf((name) => ran.push(`two:${name}`))]);
     await second.start();
