@@ -46,15 +46,13 @@ export class InstanceWatch {
     return this.#own.id;
   }
 
-  /** Ids of the living, ours among them. */
-  async alive(): Promise<ReadonlySet<string>> {
+  /**
+   * Ids of the living, ours among them.
+   * @param since_ms the answer is younger than this moment of the monotonic clock: who isn't in an older one may have begun since
+   */
+  async alive(since_ms = Number.NEGATIVE_INFINITY): Promise<ReadonlySet<string>> {
+    if (this.#asked !== null && this.#asked.at_ms <= since_ms) this.#asked = null;
     return (await this.#known()).alive;
-  }
-
-  /** The same, asked now: who isn't in an older answer may have begun since. */
-  aliveNow(): Promise<ReadonlySet<string>> {
-    this.#asked = null;
-    return this.alive();
   }
 
   /** Ids of those that surely ended: their record is still there, their process isn't. */

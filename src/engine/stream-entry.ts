@@ -117,3 +117,17 @@ export class HeldEntry implements Queued {
     }
   }
 }
+
+/** What every trace event about an entry says of it. */
+export function stageOf(entry: HeldEntry, handler: string, worker_id: string) {
+  const message = entry.content.kind === "message" ? entry.content.message : null;
+  return {
+    stream: entry.stream,
+    message_id: message?.id ?? entry.id,
+    message_type: message?.type ?? "unknown",
+    handler,
+    worker_id,
+    correlation_id: message?.metadata.domain.correlation_id ?? null,
+    causation_id: message?.metadata.domain.causation_id ?? null,
+  };
+}

@@ -1,8 +1,7 @@
 import { isPromise, type Reaction } from "../domain/reaction.ts";
 import { ConnectionError, ProteanError } from "../errors.ts";
 import { isoOfEpoch } from "../messages/datetime.ts";
-import { describeError, encodeDeadLetter } from "../messages/dead-letter.ts";
-import { categoryOf, deadLetterStream } from "../messages/names.ts";
+import { categoryOf, replayStream } from "../messages/names.ts";
 import type { Broker, StreamEntry } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Lease } from "../ports/leases.ts";
@@ -12,33 +11,26 @@ import type { Circuit } from "./circuit-breaker.ts";
 import { CircuitBreaker } from "./circuit-breaker.ts";
 import type { Outcome, Run } from "./delivery.ts";
 import { Delivery, nameAndMessage } from "./delivery.ts";
+import { HeldEntries } from "./held-entries.ts";
 import type { InstanceWatch } from "./instance-watch.ts";
 import type { LeaseClaim, LeaseKeeper } from "./lease-keeper.ts";
 import type { ReconnectPause } from "./reconnect-pause.ts";
 import { RetrySchedule } from "./retry-schedule.ts";
 import type { Activity, Service, ServiceState, ServiceStatus } from "./service.ts";
 import type { StreamSettings } from "./settings.ts";
+import { Settlement } from "./settlement.ts";
 import { SourceQueue } from "./source-queue.ts";
 import type { StoreOutage } from "./store-outage.ts";
-import { HeldEntry } from "./stream-entry.ts";
+import { HeldEntry, stageOf } from "./stream-entry.ts";
 import type { ReadSource, StreamReader } from "./stream-reader.ts";
 import { Suspects } from "./suspects.ts";
 import type { TakenEntry } from "./take-over.ts";
-import { removeDeadConsumers, takeOver } from "./take-over.ts";
+import { TakeOvers } from "./take-overs.ts";
 
 /** Parked entries may be this many batches, then reading stops (rulings 31). */
 const PARKED_BATCHES = 10;
-/** Dead consumers' entries are looked for this often, besides notices on the control stream (rulings 24). */
-const TAKEOVER_ms = 10_000;
-/** Dead consumers that hold nothing are removed this often. */
-const CLEANUP_ms = 60_000;
 /** Longest pause between two refreshes of what we hold. */
 const REFRESH_ms = 5_000;
-/**
- * What was neither read nor refreshed within this time may belong to somebody else: a heartbeat lives 10 s, so a process that was stopped for longer
- * is taken for dead. It is asked about before it runs (rulings 3).
- */
-const TRUST_ms = 8_000;
 /** Without a pause for other work the loop goes on for this long at most (G40). */
 const TURN_ms = 2;
 /** The next batch is read in advance only when this one is expected to be done within this time; else others may be free to take it. */
@@ -48,7 +40,6 @@ const WRITE_RETRY_ms = 500;
 const ABORT_ms = 250;
 /** Pause after an error that is no lost connection. */
 const OWN_TROUBLE_ms = 2_000;
-const HAND_BACK_BATCH = 500;
 
 export interface StreamSubscriptionOptions {
   readonly name: string;
@@ -112,12 +103,12 @@ export class StreamSubscription implements Service {
   readonly #suspects: Suspects;
   readonly #queue = new SourceQueue<HeldEntry>();
   readonly #delayed: RetrySchedule<HeldEntry>;
-  /** Everything pending under our name that we know of, by stream and id. */
-  readonly #held = new Map<string, HeldEntry>();
+  readonly #held: HeldEntries;
+  readonly #settlement: Settlement;
+  readonly #takeOvers: TakeOvers;
   readonly #batch: number;
   readonly #maxRuns: number;
   readonly #replayStream: string;
-  readonly #deadLetterStream: string;
   readonly #mainSource: ReadSource;
   readonly #replaySource: ReadSource;
   readonly #drain = new AbortController();
@@ -128,34 +119,22 @@ export class StreamSubscription implements Service {
   #claim: LeaseClaim | null = null;
   #cancelTick: (() => void) | null = null;
   #ticking = false;
-  #takeoverDue_ms = 0;
-  #cleanupDue_ms = 0;
-  #takingOver: Promise<void> | null = null;
-  #takeoverAgain = false;
-  #takeoverOwnToo = false;
   #stopControl: () => void = () => {};
   #replayOpen = false;
   #workers = 0;
   #running = 0;
-  #writes = 0;
-  #refreshing = false;
-  #refreshedAt_ms = 0;
   #turnedAt_ms = 0;
   #cameRound_ms: number;
   #average_ms = 0;
-  #ignoredIds: HeldEntry[] = [];
-  /** Done in this turn of the loop, to be acknowledged at its end. */
-  #finished: HeldEntry[] = [];
-  #unacknowledged: HeldEntry[] = [];
+  #ignoredEntries: HeldEntry[] = [];
   #quiet: (() => void)[] = [];
   #roomWaiters: ((room: boolean) => void)[] = [];
-  #sinceTrim = 0;
+  #settledAtTrim = 0;
   #trimming = false;
 
   #handled = 0;
   #failed = 0;
   #retried = 0;
-  #deadLettered = 0;
   #ignored = 0;
   #interrupted = 0;
   #lastError: string | null = null;
@@ -172,10 +151,47 @@ export class StreamSubscription implements Service {
     this.#suspects = options.suspects ?? new Suspects(options.clock);
     this.#batch = Math.max(1, options.settings.messagesPerTick);
     this.#maxRuns = Math.max(1, options.settings.maxRetries);
-    this.#replayStream = `${options.stream}:replay:${options.group}`;
-    this.#deadLetterStream = deadLetterStream(options.stream);
+    this.#replayStream = replayStream(options.stream, options.group);
     this.#labels = { handler: options.handler, stream: options.stream };
     this.#cameRound_ms = options.clock.monotonic_ms();
+    const { broker, clock, telemetry, handler, stream, group, consumer, settings } = options;
+    const parts = { broker, clock, log: this.#log, telemetry, labels: this.#labels, handler, stream, group, consumer };
+    this.#held = new HeldEntries({ ...parts, claimIdle_ms: settings.claimIdle_ms });
+    this.#settlement = new Settlement({
+      ...parts,
+      held: this.#held,
+      enableDeadLetters: settings.enableDeadLetters,
+      maxRuns: this.#maxRuns,
+      leavesTraces: options.kind === "stream",
+      subscription: {
+        mayWrite: () => !this.#claimedAway(),
+        release: (entry) => this.#queue.release(entry),
+        releaseAndGoOn: (entry) => {
+          this.#queue.release(entry);
+          options.activity.productive(this.name);
+          this.#pump();
+        },
+        later: (entry) => this.#wait(entry, settings.retryDelay_ms),
+        written: () => this.#settledSomething(),
+        trouble: (error) => this.#trouble(error),
+      },
+    });
+    this.#takeOvers = new TakeOvers({
+      ...parts,
+      instances: options.instances,
+      pause: options.pause,
+      settings,
+      heir: {
+        isRunning: () => this.#phase === "running",
+        holds: (from, id) => this.#held.has(from, id),
+        room: () => this.#roomForBatch(),
+        take: (from, entries) => this.#take(from, entries),
+        replays: () => this.#openReplay(),
+        pauseAfter: (error) => this.#pauseAfter(error),
+        trouble: (error) => this.#trouble(error),
+        looked: () => this.#pump(),
+      },
+    });
     this.#delivery = new Delivery({
       reactions: options.reactions,
       name: options.handler,
@@ -195,7 +211,7 @@ export class StreamSubscription implements Service {
     });
     this.#delayed = new RetrySchedule(options.clock, (entries) => {
       for (const entry of entries) {
-        if (entry.letter !== null) void this.#sendDeadLetter(entry, null);
+        if (entry.letter !== null) void this.#settlement.sendDeadLetter(entry, null);
         else this.#queue.again(entry);
       }
       this.#pump();
@@ -262,6 +278,11 @@ export class StreamSubscription implements Service {
     await this.#clock.sleep(OWN_TROUBLE_ms, this.#drain.signal);
   }
 
+  /** What status shows; whoever met it tries again. */
+  #trouble(error: unknown): void {
+    this.#lastError = nameAndMessage(error);
+  }
+
   #noteReadError(error: unknown): void {
     const text = nameAndMessage(error);
     if (this.#readError !== text) this.#log.error("subscription.read_failed", { stream: this.#options.stream, error: text });
@@ -271,8 +292,8 @@ export class StreamSubscription implements Service {
 
   /** Dead consumers' entries first, then new ones (rulings 8). */
   async #enter(): Promise<void> {
-    this.#refreshedAt_ms = this.#clock.monotonic_ms();
-    await this.#takeOver(true);
+    this.#held.trust();
+    await this.#takeOvers.look(true);
     if (this.#phase !== "running") return;
     this.#options.reader.add(this.#mainSource);
     this.#log.debug("subscription.started", { stream: this.#options.stream, group: this.#options.group, consumer: this.#options.consumer });
@@ -282,7 +303,7 @@ export class StreamSubscription implements Service {
   async #readAgain(): Promise<void> {
     if (this.#phase !== "running") return;
     this.#options.reader.remove(this.#mainSource);
-    await this.#takeOver(true);
+    await this.#takeOvers.look(true);
     if (this.#phase === "running") this.#options.reader.add(this.#mainSource);
   }
 
@@ -291,10 +312,10 @@ export class StreamSubscription implements Service {
     this.#phase = "standby";
     this.#options.reader.remove(this.#mainSource);
     this.#closeReplay();
-    for (const entry of this.#held.values()) entry.lost = true;
-    for (const entry of this.#queue.drain()) this.#forget(entry);
+    for (const entry of this.#held) entry.lost = true;
+    for (const entry of this.#queue.drain()) this.#held.forget(entry);
     for (const entry of this.#delayed.clear()) {
-      this.#forget(entry);
+      this.#held.forget(entry);
       // Should the lease come back, its source stream must not wait for it.
       this.#queue.release(entry);
     }
@@ -313,7 +334,7 @@ export class StreamSubscription implements Service {
     this.#breaker.stop();
     this.#wakeRoomWaiters();
     const unbegun = [...this.#queue.drain(), ...this.#delayed.clear()];
-    if (before !== "new" && unbegun.length > 0) this.#handBack(unbegun);
+    if (before !== "new" && unbegun.length > 0) this.#settlement.handBack(unbegun);
     this.#keepRefreshing();
   }
 
@@ -328,12 +349,12 @@ export class StreamSubscription implements Service {
       await this.#whenQuiet(late.signal);
       cancel();
     }
-    const left = [...this.#held.values()].filter((entry) => !entry.acknowledging && !entry.lost);
+    const left = [...this.#held].filter((entry) => !entry.acknowledging && !entry.lost);
     if (left.length > 0) {
       // Their runs were counted: whoever takes them over begins with the next attempt. The runs still going on decide about nothing any more.
       this.#interrupted += this.#running;
       if (this.#running > 0) this.#log.warning("subscription.interrupted", { running: this.#running });
-      this.#handBack(left);
+      this.#settlement.handBack(left);
       for (const entry of left) entry.lost = true;
       const late = new AbortController();
       const cancel = this.#clock.timer(ABORT_ms, () => late.abort());
@@ -341,6 +362,7 @@ export class StreamSubscription implements Service {
       cancel();
     }
     this.#phase = "stopped";
+    this.#settlement.close();
     this.#cancelTick?.();
     this.#cancelTick = null;
     await this.#claim?.release().catch(() => {}); // the broker is away: the lease runs out by itself
@@ -375,7 +397,7 @@ export class StreamSubscription implements Service {
       handled: this.#handled,
       failed: this.#failed,
       retried: this.#retried,
-      deadLettered: this.#deadLettered,
+      deadLettered: this.#settlement.deadLettered,
       ignored: this.#ignored,
       inFlight: this.#running,
       parked: this.#parked(),
@@ -415,7 +437,7 @@ export class StreamSubscription implements Service {
   }
 
   #isQuiet(): boolean {
-    return this.#running === 0 && this.#writes === 0;
+    return this.#running === 0 && this.#settlement.writes === 0;
   }
 
   #whenQuiet(signal: AbortSignal): Promise<void> {
@@ -423,7 +445,7 @@ export class StreamSubscription implements Service {
   }
 
   #whenWritten(signal: AbortSignal): Promise<void> {
-    return this.#until(() => this.#writes === 0, signal);
+    return this.#until(() => this.#settlement.writes === 0, signal);
   }
 
   async #until(condition: () => boolean, signal: AbortSignal): Promise<void> {
@@ -507,20 +529,21 @@ export class StreamSubscription implements Service {
     this.#readError = null;
     const fresh: HeldEntry[] = [];
     for (const entry of entries) {
-      const key = this.#keyOf(stream, entry.id);
-      if (this.#holds(key)) continue;
-      const held = this.#hold(stream, entry, { used: 0, counted: false, now_ms });
-      this.#held.set(key, held);
-      fresh.push(held);
+      if (this.#held.has(stream, entry.id)) continue;
+      fresh.push(this.#hold(stream, entry, { used: 0, counted: false, now_ms }));
     }
     if (this.#phase !== "running") {
       // The read was under way when we stopped reading. With a lost lease the next owner takes them by himself.
-      if (this.#isEnding()) this.#handBack(fresh);
-      else for (const entry of fresh) this.#forget(entry);
+      this.#decline(fresh);
       return;
     }
     this.#queue.add(fresh);
     this.#pump();
+  }
+
+  #decline(entries: readonly HeldEntry[]): void {
+    if (this.#isEnding()) this.#settlement.handBack(entries);
+    else for (const entry of entries) this.#held.forget(entry);
   }
 
   #hold(
@@ -528,7 +551,7 @@ export class StreamSubscription implements Service {
     entry: StreamEntry,
     state: { readonly used: number; readonly counted: boolean; readonly now_ms: number },
   ): HeldEntry {
-    return new HeldEntry({
+    const held = new HeldEntry({
       entry,
       stream,
       isPayload: this.#options.kind === "broker",
@@ -536,10 +559,12 @@ export class StreamSubscription implements Service {
       counted: state.counted,
       ownedAt_ms: state.now_ms,
     });
+    this.#held.add(held);
+    return held;
   }
 
   #reportEmpty(): void {
-    if (this.#queue.size === 0 && this.#isQuiet() && this.#takingOver === null)
+    if (this.#queue.size === 0 && this.#isQuiet() && !this.#takeOvers.isLooking)
       this.#options.activity.empty(this.name, this.#delayed.nextIn_ms());
   }
 
@@ -547,7 +572,7 @@ export class StreamSubscription implements Service {
     const { stream, group, broker, reader } = this.#options;
     const policy = this.#settings.onGroupLost;
     // What we hold is perhaps all that is left of it.
-    for (const entry of this.#held.values()) entry.orphan = true;
+    for (const entry of this.#held) entry.orphan = true;
     this.#log.error("subscription.group_lost", { stream, group, policy });
     this.#telemetry.count("protean_subscription_group_lost_total", this.#labels);
     if (policy === "stop") {
@@ -622,25 +647,22 @@ export class StreamSubscription implements Service {
       if (content.kind === "undecodable") {
         this.#failed += 1;
         this.#noteFailure(entry, content.error);
-        this.#giveUp(entry, content.error, null);
+        this.#settlement.giveUp(entry, content.error, null);
         continue;
       }
       if (content.kind === "message" && !this.#isOfOrigin(content.message.metadata.domain.origin_stream)) {
         this.#ignored += 1;
-        this.#acknowledge(entry);
+        this.#settlement.acknowledge(entry);
         this.#queue.release(entry);
         continue;
       }
       if (this.#deaths(entry) >= this.#maxDeaths) {
         // Taken over, and every run of it ended with its process.
-        this.#giveUp(entry, new ProteanError("PROCESS_DIED", `the process handling it died ${entry.used} times`), null);
+        this.#settlement.giveUp(entry, new ProteanError("PROCESS_DIED", `the process handling it died ${entry.used} times`), null);
         continue;
       }
       const now_ms = this.#clock.monotonic_ms();
-      if (
-        !entry.orphan &&
-        now_ms - Math.max(entry.ownedAt_ms, this.#refreshedAt_ms) > Math.min(TRUST_ms, this.#settings.claimIdle_ms / 2)
-      ) {
+      if (!this.#held.isSurelyOurs(entry, now_ms)) {
         this.#queue.putBack(entry);
         void this.#refresh();
         break;
@@ -659,16 +681,15 @@ export class StreamSubscription implements Service {
     if (type === null || this.#delivery.accepts(type) !== "ignored") return false;
     this.#ignored += 1;
     this.#telemetry.count("protean_subscription_messages_ignored_total", this.#labels);
-    this.#ignoredIds.push(entry);
+    this.#ignoredEntries.push(entry);
     return true;
   };
 
   #acknowledgeIgnored(): void {
-    if (this.#ignoredIds.length === 0) return;
-    const entries = this.#ignoredIds;
-    this.#ignoredIds = [];
-    for (const entry of entries) entry.acknowledging = true;
-    this.#writeAcknowledgements(entries);
+    if (this.#ignoredEntries.length === 0) return;
+    const entries = this.#ignoredEntries;
+    this.#ignoredEntries = [];
+    this.#settlement.acknowledgeNow(entries);
   }
 
   #isOfOrigin(originStream: string | null): boolean {
@@ -701,7 +722,7 @@ export class StreamSubscription implements Service {
       if (this.#phase === "running" && !entry.lost) {
         await this.#runCounted(entry);
         // Until the broker has it the next one's death would be this one's too.
-        await this.#until(() => !entry.acknowledging || this.#held.get(this.#keyOf(entry.stream, entry.id)) !== entry, this.#drain.signal);
+        await this.#until(() => !entry.acknowledging || !this.#held.includes(entry), this.#drain.signal);
       } else {
         this.#breaker.neutral();
         this.#wait(entry, 0);
@@ -720,7 +741,7 @@ export class StreamSubscription implements Service {
       // Not counted, so not run: else a message that kills its process would never reach its limit.
       this.#running -= 1;
       this.#breaker.neutral();
-      this.#lastError = nameAndMessage(error);
+      this.#trouble(error);
       this.#wait(entry, WRITE_RETRY_ms);
       this.#settledSomething();
       return;
@@ -784,27 +805,27 @@ export class StreamSubscription implements Service {
         else this.#breaker.neutral();
         this.#handled += 1;
         this.#telemetry.count("protean_subscription_messages_processed_total", this.#labels);
-        this.#acknowledge(entry);
+        this.#settlement.acknowledge(entry);
         this.#queue.release(entry);
         return;
       case "deadLetter":
         this.#failed += 1;
         this.#noteFailure(entry, outcome.error);
         this.#breakerFailed(entry, outcome.error);
-        this.#giveUp(entry, outcome.error, null);
+        this.#settlement.giveUp(entry, outcome.error, null);
         return;
       case "retry": {
         this.#failed += 1;
         this.#noteFailure(entry, outcome.error);
         this.#breakerFailed(entry, outcome.error);
         if (entry.used >= this.#maxRuns) {
-          this.#giveUp(entry, outcome.error, outcome.settled);
+          this.#settlement.giveUp(entry, outcome.error, outcome.settled);
           return;
         }
         this.#retried += 1;
         this.#telemetry.count("protean_subscription_retries_total", this.#labels);
         this.#telemetry.trace({
-          ...this.#stageOf(entry),
+          ...stageOf(entry, this.#options.handler, this.#options.consumer),
           event: "message.nacked",
           status: "retry",
           error: nameAndMessage(outcome.error),
@@ -825,9 +846,9 @@ export class StreamSubscription implements Service {
   /** Puts a failed entry aside until it may run again; while draining it goes back to the group. */
   #wait(entry: HeldEntry, delay_ms: number): void {
     if (entry.lost) {
-      this.#forget(entry);
+      this.#held.forget(entry);
       this.#queue.release(entry);
-    } else if (this.#isEnding()) this.#handBack([entry]);
+    } else if (this.#isEnding()) this.#settlement.handBack([entry]);
     else this.#delayed.add(entry, delay_ms);
   }
 
@@ -869,225 +890,6 @@ export class StreamSubscription implements Service {
     if (circuit !== "open") this.#pump();
   }
 
-  #stageOf(entry: HeldEntry) {
-    const message = entry.content.kind === "message" ? entry.content.message : null;
-    return {
-      stream: entry.stream,
-      message_id: message?.id ?? entry.id,
-      message_type: message?.type ?? "unknown",
-      handler: this.#options.handler,
-      worker_id: this.#options.consumer,
-      correlation_id: message?.metadata.domain.correlation_id ?? null,
-      causation_id: message?.metadata.domain.causation_id ?? null,
-    };
-  }
-
-  // ------------------------------------------------------------------------------------------------------------ settling
-
-  #acknowledge(entry: HeldEntry): void {
-    if (entry.lost || this.#claimedAway()) {
-      this.#forget(entry);
-      return;
-    }
-    entry.acknowledging = true;
-    this.#finished.push(entry);
-    if (this.#finished.length > 1) return;
-    this.#writes += 1;
-    void this.#clock.turn().then(() => this.#acknowledgeEnded());
-  }
-
-  /** What ended in one turn of the loop is acknowledged in it (D46), by one command. */
-  #acknowledgeEnded(): void {
-    const entries = this.#finished;
-    this.#finished = [];
-    this.#writes -= 1;
-    // With the lease lost in between, they are the next owner's.
-    for (const entry of entries) if (entry.lost) this.#forget(entry);
-    this.#writeAcknowledgements(entries.filter((entry) => !entry.lost));
-    this.#settledSomething();
-  }
-
-  #writeAcknowledgements(entries: readonly HeldEntry[]): void {
-    const [first] = entries;
-    if (first === undefined) return;
-    const same = entries.every((entry) => entry.stream === first.stream)
-      ? entries
-      : entries.filter((entry) => entry.stream === first.stream);
-    if (same.length < entries.length) this.#writeAcknowledgements(entries.filter((entry) => entry.stream !== first.stream));
-    const ids = same.map((entry) => entry.id);
-    this.#writes += 1;
-    this.#broker.acknowledge(first.stream, this.#options.group, ids).then(
-      (acknowledged) => {
-        this.#writes -= 1;
-        const isTracing = this.#options.kind === "stream" && this.#telemetry.isTracing !== false;
-        for (const entry of same) {
-          this.#forget(entry);
-          // Ignored entries leave no trace: they were never decoded.
-          if (isTracing && entry.used > 0) this.#telemetry.trace({ ...this.#stageOf(entry), event: "message.acked", status: "ok" });
-        }
-        this.#sinceTrim += same.length;
-        if (acknowledged < ids.length) {
-          // Taken by somebody else, or the group was made anew: the effect is done, at least once is kept.
-          this.#telemetry.count("protean_subscription_late_acknowledgements_total", this.#labels, ids.length - acknowledged);
-          this.#log.debug("subscription.late_acknowledgement", { ids });
-        }
-        if (first.stream === this.#replayStream) this.#removeReplayed(ids);
-        this.#settledSomething();
-      },
-      (error: unknown) => {
-        this.#writes -= 1;
-        this.#lastError = nameAndMessage(error);
-        if (this.#unacknowledged.length === 0) {
-          this.#clock.timer(WRITE_RETRY_ms, () => {
-            const again = this.#unacknowledged.filter((entry) => !entry.lost);
-            this.#unacknowledged = [];
-            if (this.#phase !== "stopped") this.#writeAcknowledgements(again);
-          });
-        }
-        this.#unacknowledged.push(...same);
-        this.#settledSomething();
-      },
-    );
-  }
-
-  #removeReplayed(ids: readonly string[]): void {
-    this.#broker.remove(this.#replayStream, ids).catch((error: unknown) => {
-      this.#log.debug("subscription.replayed_entry_left", { ids, error: nameAndMessage(error) });
-    });
-  }
-
-  /** No further attempts. Its source stream goes on when the dead letter is written and the run (if it still goes on) has settled. */
-  #giveUp(entry: HeldEntry, error: unknown, settled: Promise<void> | null): void {
-    if (entry.lost || this.#claimedAway()) {
-      this.#forget(entry);
-      this.#queue.release(entry);
-      return;
-    }
-    if (!this.#settings.enableDeadLetters) {
-      this.#log.warning("subscription.discarded_without_dead_letter", { id: entry.id, attempts: entry.used, error: nameAndMessage(error) });
-      this.#acknowledge(entry);
-      if (settled === null) this.#queue.release(entry);
-      else void settled.then(() => this.#released(entry));
-      return;
-    }
-    const undecodable = entry.content.kind === "undecodable";
-    const { stream, group, consumer } = this.#options;
-    entry.letter = {
-      error,
-      fields: encodeDeadLetter({
-        originalText: entry.text,
-        rawFields: undecodable || entry.text === null ? entry.rawFields : undefined,
-        originalStream: stream,
-        originalId: entry.id,
-        consumerGroup: group,
-        consumer,
-        failedAt: isoOfEpoch(this.#clock.now_ms()),
-        retryCount: entry.used,
-        error: describeError(error, entry.failures),
-      }),
-    };
-    void this.#sendDeadLetter(entry, settled);
-  }
-
-  #released(entry: HeldEntry): void {
-    this.#queue.release(entry);
-    this.#pump();
-  }
-
-  async #sendDeadLetter(entry: HeldEntry, settled: Promise<void> | null): Promise<void> {
-    const { letter } = entry;
-    if (letter === null || entry.lost) {
-      this.#forget(entry);
-      this.#released(entry);
-      return;
-    }
-    this.#writes += 1;
-    try {
-      await this.#broker.deadLetter({
-        stream: entry.stream,
-        group: this.#options.group,
-        id: entry.id,
-        deadLetterStream: this.#deadLetterStream,
-        fields: letter.fields,
-      });
-    } catch (error) {
-      this.#writes -= 1;
-      this.#log.warning("subscription.dead_letter_failed", { id: entry.id, error: nameAndMessage(error) });
-      this.#telemetry.count("protean_subscription_dead_letter_failures_total", this.#labels);
-      this.#wait(entry, this.#settings.retryDelay_ms);
-      this.#settledSomething();
-      return;
-    }
-    this.#writes -= 1;
-    this.#deadLettered += 1;
-    this.#sinceTrim += 1;
-    this.#forget(entry);
-    this.#telemetry.count("protean_subscription_dlq_routed_total", this.#labels);
-    this.#telemetry.trace({
-      ...this.#stageOf(entry),
-      event: "message.dlq",
-      status: "error",
-      error: nameAndMessage(letter.error),
-      metadata: { dlq_stream: this.#deadLetterStream, retry_count: entry.used },
-    });
-    this.#log.warning("subscription.dead_letter", {
-      id: entry.id,
-      dead_letter_stream: this.#deadLetterStream,
-      attempts: entry.used,
-      error: nameAndMessage(letter.error),
-    });
-    if (entry.stream === this.#replayStream) this.#removeReplayed([entry.id]);
-    this.#options.activity.productive(this.name);
-    if (settled !== null) await settled;
-    this.#released(entry);
-    this.#settledSomething();
-  }
-
-  /** An id is unique inside its stream only, and nearly all are of the main one. */
-  #keyOf(stream: string, id: string): string {
-    return stream === this.#options.stream ? id : `${stream}|${id}`;
-  }
-
-  /**
-   * Whether an entry is in hand. One that was lost is not, although its run may still go on: with the lease back it is taken again, and waits behind
-   * that run as the first of its source stream.
-   */
-  #holds(key: string): boolean {
-    return this.#held.get(key)?.lost === false;
-  }
-
-  #forget(entry: HeldEntry): void {
-    const key = this.#keyOf(entry.stream, entry.id);
-    if (this.#held.get(key) === entry) this.#held.delete(key);
-  }
-
-  #handBack(entries: readonly HeldEntry[]): void {
-    const byStream = new Map<string, { readonly id: string; readonly attempt: number }[]>();
-    for (const entry of entries) {
-      this.#forget(entry);
-      if (entry.lost || entry.acknowledging) continue;
-      const list = byStream.get(entry.stream) ?? [];
-      // One that was given up must not run again, only be dead-lettered.
-      list.push({ id: entry.id, attempt: entry.letter === null ? entry.used : Math.max(entry.used, this.#maxRuns, 2) });
-      byStream.set(entry.stream, list);
-    }
-    for (const [stream, list] of byStream) {
-      for (let at = 0; at < list.length; at += HAND_BACK_BATCH) {
-        this.#writes += 1;
-        this.#broker
-          .handBack(stream, this.#options.group, this.#options.consumer, list.slice(at, at + HAND_BACK_BATCH))
-          .catch((error: unknown) => {
-            // They stay pending for a consumer that will be dead soon: the others find them by that.
-            this.#log.warning("subscription.hand_back_failed", { stream, entries: list.length, error: nameAndMessage(error) });
-          })
-          .finally(() => {
-            this.#writes -= 1;
-            this.#settledSomething();
-          });
-      }
-    }
-  }
-
   // ------------------------------------------------------------------------------------------------------------ keeping and taking
 
   #scheduleTick(): void {
@@ -1119,41 +921,20 @@ export class StreamSubscription implements Service {
     // Without the lease another engine may be reading: whatever we took would be taken from it.
     if (this.#phase !== "running" || this.#claimedAway()) return;
     if (this.#held.size > 0) await this.#refresh();
-    if (this.#clock.monotonic_ms() >= this.#takeoverDue_ms) await this.#takeOver(false);
+    if (this.#takeOvers.isDue) await this.#takeOvers.look(false);
     else this.#pump();
   }
 
-  /** Tells the broker that we are alive with all that we hold, and learns what isn't ours any more. */
+  /** Tells the broker that we are alive with all that we hold, and drops what isn't ours any more. */
   async #refresh(): Promise<void> {
-    if (this.#refreshing) return;
-    this.#refreshing = true;
-    const asked_ms = this.#clock.monotonic_ms();
     try {
-      const byStream = new Map<string, string[]>();
-      for (const entry of this.#held.values()) {
-        if (entry.lost || entry.acknowledging) continue;
-        const ids = byStream.get(entry.stream);
-        if (ids === undefined) byStream.set(entry.stream, [entry.id]);
-        else ids.push(entry.id);
-      }
-      for (const [stream, ids] of byStream) {
-        const kept = new Set(await this.#broker.refresh(stream, this.#options.group, this.#options.consumer, ids));
-        let lost = 0;
-        for (const id of ids) {
-          const entry = kept.has(id) ? undefined : this.#held.get(this.#keyOf(stream, id));
-          if (entry === undefined || entry.acknowledging || entry.orphan) continue;
-          entry.lost = true;
-          lost += 1;
-        }
-        if (lost > 0) this.#dropLost(lost);
-      }
-      this.#refreshedAt_ms = asked_ms;
+      const lost = await this.#held.refresh();
+      if (lost === null) return;
+      if (lost > 0) this.#dropLost(lost);
     } catch (error) {
-      this.#lastError = nameAndMessage(error);
+      this.#trouble(error);
       this.#clock.timer(WRITE_RETRY_ms, () => this.#pump());
       return;
-    } finally {
-      this.#refreshing = false;
     }
     this.#pump();
   }
@@ -1161,102 +942,29 @@ export class StreamSubscription implements Service {
   #dropLost(count: number): void {
     this.#log.warning("subscription.entries_lost", { count, stream: this.#options.stream });
     this.#telemetry.count("protean_subscription_lost_claims_total", this.#labels, count);
-    for (const entry of this.#queue.removeWhere((candidate) => candidate.lost)) this.#forget(entry);
+    for (const entry of this.#queue.removeWhere((candidate) => candidate.lost)) this.#held.forget(entry);
     for (const entry of this.#delayed.removeWhere((candidate) => candidate.lost)) {
-      this.#forget(entry);
+      this.#held.forget(entry);
       this.#queue.release(entry);
     }
   }
 
   /** A notice came: somebody drained or died, or something is to be replayed. */
   #lookAround(): void {
-    if (this.#phase === "running" && !this.#claimedAway()) void this.#takeOver(false);
-  }
-
-  /** @param ownToo no read of ours is under way: what is pending for us and not held never reached us; tried until the broker answers */
-  #takeOver(ownToo: boolean): Promise<void> {
-    if (ownToo) this.#takeoverOwnToo = true;
-    if (this.#takingOver === null) {
-      this.#takingOver = this.#lookThrough().finally(() => {
-        this.#takingOver = null;
-      });
-    } else this.#takeoverAgain = true;
-    return this.#takingOver;
-  }
-
-  async #lookThrough(): Promise<void> {
-    const { broker, stream, group, instances, pause } = this.#options;
-    try {
-      do {
-        this.#takeoverAgain = false;
-        try {
-          const ownToo = this.#takeoverOwnToo;
-          this.#takeoverOwnToo = false;
-          try {
-            await this.#takeOverStream(stream, ownToo);
-          } catch (error) {
-            this.#takeoverOwnToo ||= ownToo;
-            throw error;
-          }
-          if ((await broker.length(this.#replayStream)) > 0) await this.#openReplay();
-          const now_ms = this.#clock.monotonic_ms();
-          if (now_ms >= this.#cleanupDue_ms) {
-            this.#cleanupDue_ms = now_ms + CLEANUP_ms;
-            const removed = await removeDeadConsumers(broker, stream, group, instances);
-            if (removed.length > 0) this.#log.debug("subscription.dead_consumers_removed", { removed });
-          }
-          pause.succeeded();
-        } catch (error) {
-          this.#lastError = nameAndMessage(error);
-          if (!this.#takeoverOwnToo) break; // looked for again in 10 s
-          this.#takeoverAgain = true;
-          await this.#pauseAfter(error);
-        }
-      } while (this.#takeoverAgain && this.#phase === "running");
-    } finally {
-      this.#takeoverDue_ms = this.#clock.monotonic_ms() + TAKEOVER_ms;
-    }
-    this.#pump();
-  }
-
-  async #takeOverStream(stream: string, ownToo: boolean): Promise<void> {
-    const { broker, group, consumer, instances } = this.#options;
-    await takeOver({
-      broker,
-      stream,
-      group,
-      consumer,
-      instances,
-      claimIdle_ms: this.#settings.claimIdle_ms,
-      claimForeignIdle_ms: this.#settings.claimForeignIdle_ms,
-      exclusive: !this.#settings.shared,
-      ownToo,
-      batch: this.#batch,
-      holds: (id) => this.#holds(this.#keyOf(stream, id)),
-      room: () => this.#roomForBatch(),
-      take: (entries) => this.#take(stream, entries),
-      lostByTrim: (ids) => {
-        this.#telemetry.count("protean_subscription_lost_by_trim_total", this.#labels, ids.length);
-        this.#log.warning("subscription.lost_by_trim", { stream, count: ids.length, first: ids[0] });
-      },
-    });
+    if (this.#phase === "running" && !this.#claimedAway()) void this.#takeOvers.look(false);
   }
 
   #take(stream: string, taken: readonly TakenEntry[]): void {
     const now_ms = this.#clock.monotonic_ms();
     const fresh: HeldEntry[] = [];
     for (const { entry, used } of taken) {
-      const key = this.#keyOf(stream, entry.id);
-      if (this.#holds(key)) continue;
-      const held = this.#hold(stream, entry, { used, counted: true, now_ms });
-      this.#held.set(key, held);
-      fresh.push(held);
+      if (this.#held.has(stream, entry.id)) continue;
+      fresh.push(this.#hold(stream, entry, { used, counted: true, now_ms }));
     }
     this.#log.info("subscription.taken_over", { stream, count: fresh.length });
     this.#telemetry.count("protean_subscription_taken_over_total", this.#labels, fresh.length);
     if (this.#phase !== "running") {
-      if (this.#isEnding()) this.#handBack(fresh);
-      else for (const entry of fresh) this.#forget(entry);
+      this.#decline(fresh);
       return;
     }
     this.#queue.add(fresh);
@@ -1280,7 +988,7 @@ export class StreamSubscription implements Service {
     if (this.#replayOpen) return;
     this.#replayOpen = true;
     await this.#broker.createGroup(this.#replayStream, this.#options.group, "start");
-    await this.#takeOverStream(this.#replayStream, false);
+    await this.#takeOvers.takeOver(this.#replayStream, false);
     if (this.#phase === "running" && this.#replayOpen) this.#options.reader.add(this.#replaySource);
   }
 
@@ -1293,8 +1001,10 @@ export class StreamSubscription implements Service {
   /** After batches, when `retention_maxlen` is set: what all groups have acknowledged goes, down to that length. */
   #trimByLength(): void {
     const maxLength = this.#settings.retentionMaxLength;
-    if (maxLength === null || maxLength <= 0 || this.#sinceTrim < this.#batch || this.#trimming || this.#phase !== "running") return;
-    this.#sinceTrim = 0;
+    if (maxLength === null || maxLength <= 0 || this.#trimming || this.#phase !== "running") return;
+    const { settled } = this.#settlement;
+    if (settled - this.#settledAtTrim < this.#batch) return;
+    this.#settledAtTrim = settled;
     this.#trimming = true;
     this.#broker
       .trimAcknowledged(this.#options.stream, { olderThan_ms: 0, maxLength })

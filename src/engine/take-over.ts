@@ -1,4 +1,5 @@
 import { type Broker, REPLAY_CONSUMER, type StreamEntry } from "../ports/broker.ts";
+import type { Clock } from "../ports/clock.ts";
 import type { InstanceWatch } from "./instance-watch.ts";
 import { instanceOfConsumer } from "./instance-watch.ts";
 
@@ -15,6 +16,7 @@ export interface TakenEntry {
 
 export interface TakeOver {
   readonly broker: Broker;
+  readonly clock: Clock;
   readonly stream: string;
   readonly group: string;
   readonly consumer: string;
@@ -50,7 +52,7 @@ export interface TakeOver {
  */
 export async function takeOver(options: TakeOver): Promise<void> {
   const { broker, stream, group, consumer } = options;
-  const alive = await options.instances.alive();
+  let alive = await options.instances.alive();
   let idleForeigners: ReadonlySet<string> | null = null;
   let after: string | null = null;
   for (;;) {
@@ -58,6 +60,13 @@ export async function takeOver(options: TakeOver): Promise<void> {
     const last = page.at(-1);
     if (last === undefined) return;
     after = last.id;
+    const isDead = (owner: string) => {
+      const instance = instanceOfConsumer(owner);
+      return instance !== null && !alive.has(instance);
+    };
+    // Nobody is taken for dead by a list that is older than what he holds: he may have begun since.
+    const seen_ms = options.clock.monotonic_ms();
+    if (page.some((pending) => isDead(pending.consumer))) alive = await options.instances.alive(seen_ms);
     const atOnce: string[] = [];
     const idle: string[] = [];
     const unseen: string[] = [];

@@ -111,6 +111,11 @@ export function deadLetterStream(stream: string): string {
   return `${stream}:dlq`;
 }
 
+/** Where dead letters of a group wait to be handled again when their entry is gone from the stream (rulings 60). */
+export function replayStream(stream: string, group: string): string {
+  return `${stream}:replay:${group}`;
+}
+
 /** Category of a stream: the text before the first `-`; a name without one is a category itself. */
 export function categoryOf(stream: string): string {
   const dash = stream.indexOf("-");

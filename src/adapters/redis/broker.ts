@@ -1,4 +1,5 @@
 import { SendError } from "../../errors.ts";
+import { replayStream } from "../../messages/names.ts";
 import type {
   Broker,
   ClaimResult,
@@ -278,7 +279,7 @@ export class RedisBroker implements Broker {
   }
 
   async replay(options: Parameters<Broker["replay"]>[0]): Promise<"redelivered" | "copied" | "missing"> {
-    const keys = [options.deadLetterStream, options.stream, `${options.stream}:replay:${options.group}`, CONTROL_STREAM];
+    const keys = [options.deadLetterStream, options.stream, replayStream(options.stream, options.group), CONTROL_STREAM];
     const args = [options.deadLetterId, options.group, options.originalId, ...fieldArguments(options.fields)];
     return textOf(await sent(this.#connection.run(REPLAY, keys, args))) as "redelivered" | "copied" | "missing";
   }

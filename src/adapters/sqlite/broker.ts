@@ -1,4 +1,5 @@
 import { toJsonText, type WireValue } from "../../messages/json.ts";
+import { replayStream } from "../../messages/names.ts";
 import { PyFloat } from "../../messages/python-number.ts";
 import {
   type Broker,
@@ -410,7 +411,7 @@ export class SqliteBroker implements Broker {
       const id = parseId(options.originalId);
       const original = group === undefined || id === null ? undefined : entryRow(connection, group.stream_id, id);
       if (group === undefined || original === undefined) {
-        addEntry(connection, { stream: `${options.stream}:replay:${options.group}`, fields: options.fields }, this.#now_ms());
+        addEntry(connection, { stream: replayStream(options.stream, options.group), fields: options.fields }, this.#now_ms());
         tellEngines(connection, { event: "replay", stream: options.stream, group: options.group }, this.#now_ms());
         return "copied";
       }

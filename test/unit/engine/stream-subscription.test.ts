@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { ConnectionError, DeadLetter, Discard, RetryLater } from "../../../src/errors.ts";
-import type { Broker } from "../../../src/ports/broker.ts";
+import { type Broker, CONTROL_STREAM } from "../../../src/ports/broker.ts";
 import { CATEGORY, GROUP, gate, messageText, streamBench } from "../../support/stream-bench.ts";
 
 let bench: Awaited<ReturnType<typeof streamBench>>;
@@ -364,6 +364,31 @@ describe("dead and stalled owners", () => {
     // The dead consumer holds nothing any more and is removed at the next look.
     await clock.advance(71_000);
     expect((await broker.consumers(CATEGORY, GROUP)).map((consumer) => consumer.name)).not.toContain("Recorder-host-7-0123456789ab");
+  });
+
+  test("an engine that began a moment ago is not taken for dead by a list of the living that is older", async () => {
+    const { engine, publish, broker, beat, clock, pending } = await setup();
+    const ran: string[] = [];
+    const slow = gate();
+    await engine((name) => ran.push(`one:${name}`));
+    await clock.settle();
+    // The first one has asked who is alive. Within the half second that it remembers the answer, another begins and takes an entry.
+    const second = await engine(
+      async (name) => {
+        ran.push(`two:${name}`);
+        await slow.opened;
+      },
+      { start: false },
+    );
+    await broker.createGroup(CATEGORY, GROUP, "start");
+    await publish(messageText("A", 1));
+    await broker.read([{ stream: CATEGORY, group: GROUP, consumer: second.consumer, count: 1 }]);
+    await beat();
+    await broker.publish([{ stream: CONTROL_STREAM, fields: { event: "released", stream: CATEGORY, group: GROUP } }]);
+    await clock.settle();
+    expect(ran).toEqual([]);
+    expect((await pending()).map((entry) => entry.consumer)).toEqual([second.consumer]);
+    slow.open();
   });
 
   test("a living owner keeps what it works on, also beyond claim_idle", async () => {
