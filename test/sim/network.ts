@@ -74,6 +74,31 @@ export interface SabotageParts {
   call(part: string, method: string, given: readonly unknown[]): Promise<unknown>;
 }
 
+/**
+ * The one connection of a process to a server that keeps calls in order. A call that misses its deadline ends it, and all that is under way on it is given
+ * up. Its calls may still arrive, but not after the first one of the next connection: the adapter ends the old one there.
+ */
+class Connection {
+  readonly #givingUp = new Set<() => void>();
+  /** Nothing of it arrives any more. */
+  isDead = false;
+  readonly before: Connection | null;
+
+  constructor(before: Connection | null) {
+    this.before = before;
+  }
+
+  /** @param giveUp called when the connection ends; answers the way to say that the call has ended */
+  carries(giveUp: () => void): () => void {
+    this.#givingUp.add(giveUp);
+    return () => this.#givingUp.delete(giveUp);
+  }
+
+  end(): void {
+    for (const giveUp of [...this.#givingUp]) giveUp();
+  }
+}
+
 const PARTS = new Set(["leases", "outbox", "idempotency", "instances"]);
 const SUBSCRIPTIONS = new Set(["onAppend", "onInsert"]);
 
@@ -89,6 +114,7 @@ export class Link {
   readonly #subscriptions: (() => void)[] = [];
   /** When the last call arrives. */
   readonly #arrivals = new Map<Server, number>();
+  readonly #connections = new Map<Server, Connection>();
   /** Cut between this process and one server. */
   readonly cutUntil_ms = new Map<Server, number>();
 
@@ -205,6 +231,21 @@ export class Link {
     return this.#dice.chance(this.#weather.slow) ? this.#dice.between(20, 2_000) : this.#dice.between(0.1, 2);
   }
 
+  #connectionTo(server: Server): Connection {
+    let connection = this.#connections.get(server);
+    if (connection === undefined) {
+      connection = new Connection(null);
+      this.#connections.set(server, connection);
+    }
+    return connection;
+  }
+
+  #replace(server: Server, ended: Connection): void {
+    if (this.#connections.get(server) !== ended) return;
+    this.#connections.set(server, new Connection(ended));
+    ended.end();
+  }
+
   #travel(server: Server, name: string, run: () => Promise<unknown>): Promise<unknown> {
     const process = this.#process;
     const time = this.#time;
@@ -216,26 +257,31 @@ export class Link {
       if (process.isDead) return;
       const sent_ms = time.now_ms;
       let open = true;
-      const ends = (delay_ms: number, settle: () => void) => {
-        time.at(delay_ms, () =>
-          process.happens(() => {
-            if (!open) return;
-            open = false;
-            settle();
-          }),
-        );
+      const connection = server.isInOrder ? this.#connectionTo(server) : null;
+      const settles = (settle: () => void) => {
+        if (!open) return;
+        open = false;
+        left?.();
+        settle();
+      };
+      const left = connection?.carries(() =>
+        settles(() => reject(new ConnectionError(`${server.name}: the connection ended`, { at: server.name }))),
+      );
+      const ends = (delay_ms: number, settle: () => void) => time.at(delay_ms, () => process.happens(() => settles(settle)));
+      const breaks = (why: string) => {
+        listener.troubled();
+        reject(new ConnectionError(`${server.name}: ${why}`, { at: server.name }));
+        if (connection !== null) this.#replace(server, connection);
       };
       const lose = (delay_ms: number, why: string) => {
-        listener.troubled();
         listener.trace(`${caller} ${why}`);
-        ends(delay_ms, () => reject(new ConnectionError(`${server.name}: ${why}`, { at: server.name })));
+        ends(delay_ms, () => breaks(why));
       };
       // A connection that doesn't answer is thrown away by the adapter.
       const giveUpAt = (delay_ms: number) =>
         ends(delay_ms, () => {
-          listener.troubled();
           listener.trace(`${caller} no answer`);
-          reject(new ConnectionError(`${server.name}: no answer within ${DEADLINE_ms} ms`, { at: server.name }));
+          breaks(`no answer within ${DEADLINE_ms} ms`);
         });
       if (dice.chance(weather.lostCall)) return lose(dice.chance(0.5) ? 1 : dice.between(1, DEADLINE_ms), "call lost");
       if (dice.chance(weather.killBefore)) return listener.kill(process, `${name} was sent`);
@@ -244,6 +290,10 @@ export class Link {
       if (isLate) giveUpAt(DEADLINE_ms);
       const arrives = () => {
         const now_ms = time.now_ms;
+        if (connection !== null) {
+          if (connection.isDead) return;
+          for (let older = connection.before; older !== null && !older.isDead; older = older.before) older.isDead = true;
+        }
         // A call on its way when its process died may still arrive.
         if (process.isDead && dice.chance(0.5)) return;
         if (this.#isCut(server)) return lose(dice.chance(0.5) ? 1 : dice.between(1, DEADLINE_ms), "connection refused");
@@ -260,8 +310,7 @@ export class Link {
           ends(this.#way_ms(), () => {
             // After standing still a process finds the answer and the end of its patience at once.
             if (time.now_ms - sent_ms <= DEADLINE_ms || dice.chance(0.5)) return settle();
-            listener.troubled();
-            reject(new ConnectionError(`${server.name}: no answer within ${DEADLINE_ms} ms`, { at: server.name }));
+            breaks(`no answer within ${DEADLINE_ms} ms`);
           });
         };
         run().then(

@@ -68,6 +68,10 @@ export interface ConnectionOptions {
  *             New ones are made with pauses of 50 ms … 2 s, for ever; calls fail at once meanwhile, nothing is queued
  * closed      for good
  *
+ * A call that was given up may still lie in a buffer on its way, and a server that stood still carries it out when it goes on: an XREADGROUP would give
+ * us entries that we don't know of, behind newer ones. So a new client first ends the old connection at the server (CLIENT KILL); after that
+ * nothing of it can take effect. Without permission for that such entries are found later, out of order.
+ *
  * The driver's own reconnecting, queueing and resending are off: it hides a link that is dead on the other side, and a command that was
  * sent again by itself could take effect twice. Each client is used until its first fault and then dropped; what it still answers has
  * nobody waiting for it.
@@ -78,6 +82,8 @@ export class Connection {
   #client: Redis | null = null;
   #state: "idle" | "connecting" | "ready" | "lost" | "closed" = "idle";
   #firstTry: Promise<void> | null = null;
+  /** Number at the server of the connection that stood last; null when the server tells none. */
+  #lastId: number | null = null;
   #reason = "not connected yet";
   #fix: string | undefined;
 
@@ -215,7 +221,7 @@ export class Connection {
       late.reject(new Error(said));
     });
     try {
-      await Promise.race([client.connect(), late.promise]);
+      await Promise.race([client.connect().then(() => this.#replace(client)), late.promise]);
       if (this.#state === "closed") throw new Error(this.#reason);
       this.#client = client;
       this.#state = "ready";
@@ -234,6 +240,15 @@ export class Connection {
     } finally {
       cancel();
     }
+  }
+
+  /** Ends the connection before this one at the server, in the new one's first round trip. */
+  async #replace(client: Redis): Promise<void> {
+    const before = this.#lastId;
+    const kill = before === null ? null : client.call("client", "KILL", "ID", before);
+    const [id] = await Promise.allSettled([client.call("client", "ID"), kill]);
+    // Refusals change nothing: no such connection any more, or no permission. A connection that broke meanwhile is told of by its end.
+    this.#lastId = id.status === "fulfilled" && typeof id.value === "number" ? id.value : null;
   }
 
   /** Throws a client away and starts looking for a new one. */

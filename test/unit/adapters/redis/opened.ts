@@ -57,8 +57,14 @@ export async function failureOf(promise: Promise<unknown>): Promise<Error> {
   throw new Error("it should have failed");
 }
 
-/** Forwards to `port`. After `silence()` the connections that exist stay open and carry nothing; new ones work: a half-open link. */
-export async function silentProxy(port: number): Promise<{ readonly url: string; silence(): number; close(): void }> {
+/**
+ * Forwards to `port`. After `silence()` the connections that exist stay open and carry nothing; new ones work: a half-open link. `release()` lets pass what
+ * clients sent into it meanwhile, and resolves when the server's ends of these connections are closed.
+ */
+export async function silentProxy(
+  port: number,
+): Promise<{ readonly url: string; silence(): number; release(): Promise<void>; close(): void }> {
+  const silent: [Socket, Socket][] = [];
   const pairs: [Socket, Socket][] = [];
   const server = createServer((near) => {
     const far = connect(port, "127.0.0.1");
@@ -80,7 +86,18 @@ export async function silentProxy(port: number): Promise<{ readonly url: string;
         near.unpipe(far);
         far.unpipe(near);
       }
+      silent.push(...silenced);
       return silenced.length;
+    },
+    release: async () => {
+      await Promise.all(
+        silent.splice(0).map(async ([near, far]) => {
+          const closed = far.closed ? Promise.resolve() : once(far, "close");
+          near.pipe(far);
+          far.resume();
+          await closed;
+        }),
+      );
     },
     close: () => {
       server.close();

@@ -111,6 +111,33 @@ describe("Redis goes away", () => {
     proxy.close();
   }, 30_000);
 
+  test("a read that was given up takes no entries when it reaches the server late (G32)", async () => {
+    const proxy = await silentProxy(server.port);
+    const { broker } = opened(proxy.url, { deadline_ms: 300 });
+    await broker.createGroup("orders", "g", "start");
+    await broker.publish([{ stream: "orders", fields: { data: "1" } }]);
+    proxy.silence();
+    const request = { stream: "orders", group: "g", consumer: "c", count: 10 };
+    expect(await failureOf(broker.read([request]))).toBeInstanceOf(ConnectionError);
+    await until("commands work again", () => works(broker));
+    await proxy.release();
+    expect(await broker.pending("orders", "g", { count: 10 })).toEqual([]);
+    const [result] = await broker.read([request]);
+    expect(result?.kind === "entries" ? result.entries.length : result).toBe(1);
+    proxy.close();
+  }, 30_000);
+
+  test("a server that lets nobody end connections is worked with all the same", async () => {
+    await server.cli("ACL", "SETUSER", "careful", "on", ">word", "~*", "&*", "+@all", "-client|kill", "-client|id");
+    const { broker } = opened(server.url.replace("redis://", "redis://careful:word@"), { deadline_ms: 300 });
+    await broker.publish([{ stream: "orders", fields: { data: "1" } }]);
+    server.pause();
+    expect(await failureOf(broker.length("orders"))).toBeInstanceOf(ConnectionError);
+    server.resume();
+    await until("it works again", () => works(broker));
+    expect(await broker.length("orders")).toBe(1);
+  }, 30_000);
+
   test("connections that the server ends come back, and so do scripts that it forgot", async () => {
     const { broker, lines } = opened();
     const woken: string[] = [];
