@@ -11,11 +11,19 @@
  *     second one, which `handledBefore` recognises once the first was handled.
  *  3. `succeed`. For commands that were only accepted it holds a receipt, which nobody takes for "handled" (W4); the handler's run replaces it.
  */
-import { CommandExpiredError, DuplicateCommandError, IncorrectUsageError, NotSupportedError, ValidationError } from "../errors.ts";
+import {
+  CommandExpiredError,
+  ConnectionError,
+  DuplicateCommandError,
+  IncorrectUsageError,
+  NotSupportedError,
+  ValidationError,
+} from "../errors.ts";
 import { isoOfEpoch, parseDateTime } from "../messages/datetime.ts";
 import type { Metadata } from "../messages/envelope.ts";
 import { commandCategory } from "../messages/names.ts";
-import type { Idempotency } from "../ports/idempotency.ts";
+import { ReservationLostError } from "../ports/database.ts";
+import type { Idempotency, KeyReservation } from "../ports/idempotency.ts";
 import { currentContext, ensureContext, requireOpen } from "./context.ts";
 import type { Domain } from "./domain.ts";
 import type { ElementMeta } from "./element.ts";
@@ -138,7 +146,9 @@ async function submit(domain: Domain, command: object, options: ProcessOptions):
     });
     result = inline && handler !== null ? await runInlineCommand(domain, handler, command, metadata) : undefined;
   } catch (error) {
-    await reservation?.failed(inline && !(error instanceof CommandExpiredError));
+    await reservation?.failed(inline && !(error instanceof CommandExpiredError), error);
+    // Our reservation ran out on the way: whoever had the key since then has done it or is at it.
+    if (error instanceof ReservationLostError && currentContext()?.unit == null) return await submit(domain, command, options);
     throw error;
   }
   await reservation?.succeeded(inline ? storable(result) : acceptedEntry(receipt));
@@ -201,23 +211,23 @@ class Reservation {
   readonly #domain: Domain;
   readonly #keys: Idempotency;
   readonly #key: string;
-  /** Held in addition when the key itself holds the mark of a failed run. */
-  readonly #retryKey: string | null;
+  /** What we have: the key, or a second one when the key itself holds the mark of a failed run. */
+  readonly #held: KeyReservation;
   /** The commit of the command notes the key too. */
   #isCommitted = false;
 
-  constructor(domain: Domain, keys: Idempotency, key: string, retryKey: string | null) {
+  constructor(domain: Domain, keys: Idempotency, key: string, held: KeyReservation) {
     this.#domain = domain;
     this.#keys = keys;
     this.#key = key;
-    this.#retryKey = retryKey;
+    this.#held = held;
   }
 
   /** Lets the unit that stores the command note the key in the same transaction, where both lie in one database. */
   commitWith(unit: UnitOfWork, result: unknown): void {
     const { databases, settings } = this.#domain.stores;
     if (databases.get(homeDatabase(this.#domain))?.idempotency !== this.#keys) return;
-    unit.noteKey({ key: this.#key, result, ttl_ms: settings.idempotency.ttl_ms });
+    unit.noteKey({ key: this.#key, reservation: this.#held, result, ttl_ms: settings.idempotency.ttl_ms });
     this.#isCommitted = true;
   }
 
@@ -231,16 +241,20 @@ class Reservation {
     context.unit.onEnd((committed) => (committed ? note() : this.failed(false)));
   }
 
-  /** @param ran whether the handler ran and threw; else the key is simply free again */
-  async failed(ran: boolean): Promise<void> {
+  /**
+   * @param ran whether the handler ran and threw; else the key is simply free again, unless its command may yet be stored: a commit without an answer
+   *   can take effect later. Noted in the same transaction, it then finds that the key isn't reserved for it; else the reservation runs out by itself
+   */
+  async failed(ran: boolean, error?: unknown): Promise<void> {
     const { errorTtl_ms } = this.#domain.stores.settings.idempotency;
-    await this.#settle(() => (ran ? this.#keys.fail(this.#key, errorTtl_ms) : this.#keys.release(this.#key)));
+    if (error instanceof ConnectionError && !this.#isCommitted) return;
+    await this.#settle(() => (ran ? this.#keys.fail(this.#key, errorTtl_ms) : this.#keys.release(this.#held)));
   }
 
   async #settle(note: () => Promise<void>): Promise<void> {
     try {
       await note();
-      if (this.#retryKey !== null) await this.#keys.release(this.#retryKey);
+      if (this.#held.key !== this.#key) await this.#keys.release(this.#held);
     } catch (error) {
       // What became of the command is decided and must be told to the caller; the reservation runs out by itself.
       this.#domain.stores.log.error("idempotency.not_noted", { key: this.#key, error });
@@ -263,16 +277,18 @@ async function reserve(
   const signal = currentContext()?.limit?.signal;
   const { deadline } = metadata.headers;
   const due_ms = deadline === null ? null : (parseDateTime(deadline)?.epoch_ms ?? null);
-  const retryKey = `${key}:retry`;
+  const by = domain.stores.random.uuid();
+  const first = { key, by };
+  const second = { key: `${key}:retry`, by };
   for (;;) {
-    const entry = await keys.reserve(key, ttl_ms);
-    if (entry.state === "reserved") return new Reservation(domain, keys, key, null);
+    const entry = await keys.reserve(first, ttl_ms);
+    if (entry.state === "reserved") return new Reservation(domain, keys, key, first);
     if (entry.state === "success") return { result: entry.result };
-    if (entry.state === "error" && (await keys.reserve(retryKey, ttl_ms)).state === "reserved") {
+    if (entry.state === "error" && (await keys.reserve(second, ttl_ms)).state === "reserved") {
       // Whoever held the second key before may have succeeded in the meantime.
       const now = await keys.get(key);
-      if (now?.state === "error") return new Reservation(domain, keys, key, retryKey);
-      await keys.release(retryKey);
+      if (now?.state === "error") return new Reservation(domain, keys, key, second);
+      await keys.release(second);
       continue;
     }
     if (due_ms !== null && clock.now_ms() > due_ms) throw new CommandExpiredError(metadata.headers.type ?? "", deadline ?? "");

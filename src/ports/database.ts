@@ -1,6 +1,6 @@
 import { ProteanError } from "../errors.ts";
 import type { Append, Appended } from "./event-store.ts";
-import type { Idempotency } from "./idempotency.ts";
+import type { Idempotency, KeyReservation } from "./idempotency.ts";
 import type { Lease, Leases } from "./leases.ts";
 import type { OutboxInsert, OutboxStore } from "./outbox-store.ts";
 
@@ -99,6 +99,8 @@ export interface ProcessedMarker {
 /** An idempotency key of this database whose command is stored with this commit (rulings 14). */
 export interface SucceededKey {
   readonly key: string;
+  /** Must still stand: of a command that was sent again because its commit seemed lost, the late commit must not become a second command. */
+  readonly reservation: KeyReservation;
   /** A JSON value, as `Idempotency.succeed` takes it. */
   readonly result: unknown;
   readonly ttl_ms: number;
@@ -121,7 +123,7 @@ export interface CommitSet {
   readonly markers: readonly ProcessedMarker[];
   /** Leases that must still be held (rulings 25); only leases of this database. */
   readonly fences: readonly Lease[];
-  /** Entries of this database's `idempotency`, as `succeed` writes them, in this transaction; a success that is noted already stays as it is. */
+  /** Entries of this database's `idempotency`, as `succeed` writes them, in this transaction. */
   readonly keys?: readonly SucceededKey[];
 }
 
@@ -130,6 +132,14 @@ export class AlreadyProcessedError extends ProteanError {
   override readonly name: string = "AlreadyProcessedError";
   constructor(message: string) {
     super("ALREADY_PROCESSED", message);
+  }
+}
+
+/** The idempotency key was not reserved for this commit any more; nothing was changed. Whoever has it now decides. */
+export class ReservationLostError extends ProteanError {
+  override readonly name: string = "ReservationLostError";
+  constructor(key: string) {
+    super("RESERVATION_LOST", `the idempotency key "${key}" is not reserved for this commit any more`);
   }
 }
 
@@ -149,7 +159,7 @@ export class LeaseLostError extends ProteanError {
  * - `commit` applies all of its set or nothing; order: fences, appends, rows in the given order, markers, keys, outbox;
  * - it waits for other writers without blocking the loop, at most 5 s, then throws ConnectionError (transient);
  * - conflicts throw ExpectedVersionError `Wrong expected version: <n> (Aggregate: <Element>(<id>), Version: <m>)`, a marker that exists
- *   AlreadyProcessedError, a lost lease LeaseLostError, a unique violation ValidationError naming the column;
+ *   AlreadyProcessedError, a lost lease LeaseLostError, a lost reservation ReservationLostError, a unique violation ValidationError naming the column;
  * - `select` and `get` with `pending` see the database as if those writes were applied, and change nothing.
  */
 export interface Database {

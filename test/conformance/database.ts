@@ -9,6 +9,7 @@ import {
   type Database,
   LeaseLostError,
   type Lookup,
+  ReservationLostError,
   type Row,
   type RowWrite,
   type Selection,
@@ -333,25 +334,42 @@ export function databaseConformance(name: string, factory: () => Promise<Databas
       });
 
       test("an idempotency key is noted with the commit, and not without it (rulings 14)", async () => {
-        const noted = (key: string) => ({ key, result: { accepted: true }, ttl_ms: 60_000 });
-        await database.commit({ ...EMPTY, rows: [account("a")], keys: [noted("first")] });
+        const noted = async (key: string) => {
+          const reservation = { key, by: "us" };
+          expect(await database.idempotency.reserve(reservation, 60_000)).toEqual({ state: "reserved" });
+          return { key, reservation, result: { accepted: true }, ttl_ms: 60_000 };
+        };
+        await database.commit({ ...EMPTY, rows: [account("a")], keys: [await noted("first")] });
         expect(await database.idempotency.get("first")).toEqual({ state: "success", result: { accepted: true } });
-        await expect(database.commit({ ...EMPTY, rows: [account("a")], keys: [noted("second")] })).rejects.toBeInstanceOf(
-          ExpectedVersionError,
-        );
-        expect(await database.idempotency.get("second")).toBeNull();
+        const second = await noted("second");
+        await expect(database.commit({ ...EMPTY, rows: [account("a")], keys: [second] })).rejects.toBeInstanceOf(ExpectedVersionError);
+        expect(await database.idempotency.get("second")).toEqual({ state: "pending" });
       });
 
-      test("a commit that comes late doesn't make a key forget that its command was handled", async () => {
-        const noted = (result: unknown) => ({ key: "late", result, ttl_ms: 60_000 });
-        expect((await database.idempotency.reserve("late", 60_000)).state).toBe("reserved");
-        await database.commit({ ...EMPTY, rows: [account("a")], keys: [noted("accepted")] });
+      test("a commit changes nothing when its key isn't reserved for it any more: it came late, or its time ran out", async () => {
+        const reservation = { key: "late", by: "us" };
+        const late = { ...EMPTY, rows: [account("a")], keys: [{ key: "late", reservation, result: "accepted", ttl_ms: 60_000 }] };
+        const isRefused = async () => {
+          await expect(database.commit(late)).rejects.toBeInstanceOf(ReservationLostError);
+          expect(await keys(null)).toEqual([]);
+        };
+        await isRefused();
+        await database.idempotency.reserve(reservation, 60_000);
+        await database.idempotency.release(reservation);
+        await isRefused();
+        await database.idempotency.reserve({ key: "late", by: "them" }, 60_000);
+        await isRefused();
         await database.idempotency.succeed("late", "handled", 60_000);
-        await database.commit({ ...EMPTY, rows: [account("b")], keys: [noted("accepted again")] });
+        await isRefused();
         expect(await database.idempotency.get("late")).toEqual({ state: "success", result: "handled" });
-        await database.idempotency.fail("late", 60_000);
-        await database.commit({ ...EMPTY, rows: [account("c")], keys: [noted("accepted anew")] });
-        expect(await database.idempotency.get("late")).toEqual({ state: "success", result: "accepted anew" });
+      });
+
+      test("the reservation of a second key lets a commit replace the mark of a failure", async () => {
+        const reservation = { key: "failed:retry", by: "us" };
+        await database.idempotency.fail("failed", 60_000);
+        await database.idempotency.reserve(reservation, 60_000);
+        await database.commit({ ...EMPTY, rows: [account("a")], keys: [{ key: "failed", reservation, result: 1, ttl_ms: 60_000 }] });
+        expect(await database.idempotency.get("failed")).toEqual({ state: "success", result: 1 });
       });
 
       test("rows of the outbox that reconciliation added first don't stop the commit of messages that lie in another database", async () => {

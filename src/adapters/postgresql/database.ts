@@ -6,6 +6,7 @@ import {
   type Database,
   LeaseLostError,
   type ProcessedMarker,
+  ReservationLostError,
   type Row,
   type RowWrite,
   type Selection,
@@ -115,8 +116,12 @@ export class PostgresDatabase implements Database {
     }
     parts.push(...this.#rowParts(set.rows));
     for (const marker of set.markers) parts.push(this.#markerPart(marker));
-    for (const { key, result, ttl_ms } of set.keys ?? []) {
-      parts.push({ statement: this.idempotency.stored(key, result, ttl_ms), meaning: asItIs });
+    for (const key of set.keys ?? []) {
+      const lost = new ReservationLostError(key.key);
+      parts.push({
+        statement: this.idempotency.stored(key),
+        meaning: (error) => (serverError(error)?.code === STATE.divisionByZero ? lost : error),
+      });
     }
     // Messages that lie in another database were there first: reconciliation may have found them without rows, and been faster.
     if (set.outbox.length > 0) parts.push({ statement: this.outbox.insert(set.outbox, set.appends.length === 0), meaning: outboxFailure });

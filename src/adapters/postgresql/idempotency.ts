@@ -1,5 +1,6 @@
 import { parseJson, toJsonText, type WireValue } from "../../messages/json.ts";
-import type { Idempotency, IdempotencyEntry } from "../../ports/idempotency.ts";
+import type { SucceededKey } from "../../ports/database.ts";
+import type { Idempotency, IdempotencyEntry, KeyReservation } from "../../ports/idempotency.ts";
 import type { Statement } from "./pool.ts";
 import type { Server } from "./server.ts";
 import { interval, quoted } from "./sql.ts";
@@ -8,8 +9,9 @@ import { interval, quoted } from "./sql.ts";
 const SWEEP_rows = 100;
 const SWEEP_share = 1 / 32;
 
-const PENDING = '{"status": "pending"}';
 const FAILED = '{"status": "error", "error": "handler_failed"}';
+
+const REPLACING = "ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at";
 
 /** Keys of commands in a table of ours; what Python would write in Redis, with the database's time. */
 export class PostgresIdempotency implements Idempotency {
@@ -21,13 +23,13 @@ export class PostgresIdempotency implements Idempotency {
     this.#table = `${quoted(server.schema)}.protean_idempotency`;
   }
 
-  async reserve(key: string, ttl_ms: number): Promise<IdempotencyEntry> {
+  async reserve({ key, by }: KeyReservation, ttl_ms: number): Promise<IdempotencyEntry> {
     for (;;) {
       const { rows } = await this.#server.change(
         `INSERT INTO ${this.#table} AS known VALUES ($1, $2, clock_timestamp() + ${interval("$3")})
          ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at WHERE known.expires_at <= clock_timestamp()
          RETURNING 1 AS reserved`,
-        [key, PENDING, String(ttl_ms)],
+        [key, pending(by), String(ttl_ms)],
       );
       if (rows.length > 0) {
         if (this.#server.random.float() < SWEEP_share) await this.#sweep();
@@ -49,15 +51,13 @@ export class PostgresIdempotency implements Idempotency {
     await this.#put(this.#entry(key, succeeded(result), ttl_ms));
   }
 
-  /**
-   * That the key's command is stored, to be part of a transaction. A commit that arrives late, when its command was sent again and handled meanwhile,
-   * must not make the key forget that.
-   */
-  stored(key: string, result: unknown, ttl_ms: number): Statement {
-    const { text, values } = this.#entry(key, succeeded(result), ttl_ms);
+  /** That the key's command is stored, to be part of a transaction: divides by zero when the reservation is somebody else's by now. */
+  stored({ key, reservation, result, ttl_ms }: SucceededKey): Statement {
     return {
-      text: `${text} WHERE ${this.#table}.value IN ($4, $5) OR ${this.#table}.expires_at <= clock_timestamp()`,
-      values: [...values, PENDING, FAILED],
+      text: `WITH ours AS MATERIALIZED (SELECT 1 FROM ${this.#table} WHERE key = $4 AND value = $5 FOR UPDATE)
+       INSERT INTO ${this.#table} SELECT $1, $2, clock_timestamp() + ${interval("$3")} WHERE (SELECT 1 / count(*)::int FROM ours) = 1
+       ${REPLACING}`,
+      values: [key, succeeded(result), String(ttl_ms), reservation.key, pending(reservation.by)],
     };
   }
 
@@ -65,8 +65,8 @@ export class PostgresIdempotency implements Idempotency {
     await this.#put(this.#entry(key, FAILED, ttl_ms));
   }
 
-  async release(key: string): Promise<void> {
-    await this.#server.change(`DELETE FROM ${this.#table} WHERE key = $1 AND value = $2`, [key, PENDING]);
+  async release({ key, by }: KeyReservation): Promise<void> {
+    await this.#server.change(`DELETE FROM ${this.#table} WHERE key = $1 AND value = $2`, [key, pending(by)]);
   }
 
   /** The pool belongs to its stores and is closed with them. */
@@ -78,8 +78,7 @@ export class PostgresIdempotency implements Idempotency {
 
   #entry(key: string, value: string, ttl_ms: number): Statement {
     return {
-      text: `INSERT INTO ${this.#table} VALUES ($1, $2, clock_timestamp() + ${interval("$3")})
-       ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at`,
+      text: `INSERT INTO ${this.#table} VALUES ($1, $2, clock_timestamp() + ${interval("$3")}) ${REPLACING}`,
       values: [key, value, String(ttl_ms)],
     };
   }
@@ -90,6 +89,11 @@ export class PostgresIdempotency implements Idempotency {
          (SELECT key FROM ${this.#table} WHERE expires_at <= clock_timestamp() LIMIT ${SWEEP_rows} FOR UPDATE SKIP LOCKED)`,
     );
   }
+}
+
+/** Python takes a status that it doesn't know for "not known yet". */
+function pending(by: string): string {
+  return `{"status": "pending", "by": ${JSON.stringify(by)}}`;
 }
 
 function succeeded(result: unknown): string {

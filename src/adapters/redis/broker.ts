@@ -83,7 +83,7 @@ export class RedisBroker implements Broker {
     this.#connection = parts.commands;
     this.leases = new RedisLeases(parts.commands);
     this.instances = new RedisInstances(parts.commands);
-    this.idempotency = new RedisIdempotency(parts.commands, parts.identity, false);
+    this.idempotency = new RedisIdempotency(parts.commands, false);
     this.#acknowledgements = new Acknowledgements(parts.commands);
     this.#traces = new Traces(parts.commands, parts.clock);
     this.#waker = new Waker({

@@ -1,4 +1,4 @@
-import type { Idempotency, IdempotencyEntry } from "../../ports/idempotency.ts";
+import type { Idempotency, IdempotencyEntry, KeyReservation } from "../../ports/idempotency.ts";
 import type { Connection } from "./connection.ts";
 import { textOf } from "./replies.ts";
 import { RESERVE, UNRESERVE } from "./scripts.ts";
@@ -12,20 +12,17 @@ const FAILED = '{"status": "error", "error": "handler_failed"}';
  */
 export class RedisIdempotency implements Idempotency {
   readonly #connection: Connection;
-  readonly #reservation: string;
   readonly #ownsConnection: boolean;
 
-  /** @param identity this process among those that reserve keys */
-  constructor(connection: Connection, identity: string, ownsConnection: boolean) {
+  constructor(connection: Connection, ownsConnection: boolean) {
     this.#connection = connection;
-    this.#reservation = `{"status": "pending", "by": ${JSON.stringify(identity)}}`;
     this.#ownsConnection = ownsConnection;
   }
 
-  async reserve(key: string, ttl_ms: number): Promise<IdempotencyEntry> {
+  async reserve({ key, by }: KeyReservation, ttl_ms: number): Promise<IdempotencyEntry> {
     let unreadable = "";
     for (;;) {
-      const known = await this.#connection.run(RESERVE, [keyOf(key)], [this.#reservation, Math.ceil(ttl_ms), unreadable]);
+      const known = await this.#connection.run(RESERVE, [keyOf(key)], [pending(by), Math.ceil(ttl_ms), unreadable]);
       if (known === null) return { state: "reserved" };
       const entry = entryOf(textOf(known));
       if (entry !== null) return entry;
@@ -47,13 +44,17 @@ export class RedisIdempotency implements Idempotency {
     await this.#connection.call("set", [keyOf(key), FAILED, "PX", Math.ceil(ttl_ms)]);
   }
 
-  async release(key: string): Promise<void> {
-    await this.#connection.run(UNRESERVE, [keyOf(key)], [this.#reservation]);
+  async release({ key, by }: KeyReservation): Promise<void> {
+    await this.#connection.run(UNRESERVE, [keyOf(key)], [pending(by)]);
   }
 
   async close(): Promise<void> {
     if (this.#ownsConnection) await this.#connection.close();
   }
+}
+
+function pending(by: string): string {
+  return `{"status": "pending", "by": ${JSON.stringify(by)}}`;
 }
 
 function keyOf(key: string): string {

@@ -60,7 +60,7 @@ export function openRedis(source: RedisSource): RedisBroker {
 /** Idempotency keys in a Redis of their own (`[idempotency].redis_url`). @throws ConfigurationError when the address can't be read */
 export function openRedisIdempotency(source: Omit<RedisSource, "name"> & { readonly name?: string }): Idempotency {
   const connect = connector({ ...source, name: source.name ?? "idempotency" });
-  return new RedisIdempotency(connect("commands"), source.random.hex(12), true);
+  return new RedisIdempotency(connect("commands"), true);
 }
 
 function connector(source: RedisSource): (purpose: string, onReady?: () => void) => Connection {

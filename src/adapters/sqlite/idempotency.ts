@@ -1,13 +1,12 @@
 import { parseJson, toJsonText, type WireValue } from "../../messages/json.ts";
-import type { SucceededKey } from "../../ports/database.ts";
-import type { Idempotency, IdempotencyEntry } from "../../ports/idempotency.ts";
+import { ReservationLostError, type SucceededKey } from "../../ports/database.ts";
+import type { Idempotency, IdempotencyEntry, KeyReservation } from "../../ports/idempotency.ts";
 import type { Connection } from "./connection.ts";
 import type { SqliteFile } from "./file.ts";
 
 /** Entries that ran out are swept a few at a time, so that no call pays for many. */
 const SWEEP_rows = 20;
 
-const PENDING = '{"status": "pending"}';
 const FAILED = '{"status": "error", "error": "handler_failed"}';
 
 export class SqliteIdempotency implements Idempotency {
@@ -17,7 +16,7 @@ export class SqliteIdempotency implements Idempotency {
     this.#file = file;
   }
 
-  reserve(key: string, ttl_ms: number): Promise<IdempotencyEntry> {
+  reserve({ key, by }: KeyReservation, ttl_ms: number): Promise<IdempotencyEntry> {
     return this.#file.writeDurably((connection) => {
       const now_ms = this.#file.clock.now_ms();
       const value = connection.get<{ value: string }>(
@@ -31,7 +30,7 @@ export class SqliteIdempotency implements Idempotency {
         now_ms,
         SWEEP_rows,
       );
-      connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", key, PENDING, now_ms + ttl_ms);
+      connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", key, pending(by), now_ms + ttl_ms);
       return { state: "reserved" };
     });
   }
@@ -55,9 +54,9 @@ export class SqliteIdempotency implements Idempotency {
     return this.#put(key, FAILED, ttl_ms);
   }
 
-  release(key: string): Promise<void> {
+  release({ key, by }: KeyReservation): Promise<void> {
     return this.#file.writeQuickly((connection) => {
-      connection.run("DELETE FROM protean_idempotency WHERE key = ? AND value = ?", key, PENDING);
+      connection.run("DELETE FROM protean_idempotency WHERE key = ? AND value = ?", key, pending(by));
     });
   }
 
@@ -71,29 +70,24 @@ export class SqliteIdempotency implements Idempotency {
   }
 }
 
-function writeSucceeded(connection: Connection, entry: SucceededKey, now_ms: number): void {
+function writeSucceeded(connection: Connection, entry: Omit<SucceededKey, "reservation">, now_ms: number): void {
   connection.run("INSERT OR REPLACE INTO protean_idempotency VALUES (?, ?, ?)", entry.key, succeeded(entry), now_ms + entry.ttl_ms);
 }
 
-/**
- * Part of a transaction: the key's command is stored. A commit that arrives late, when its command was sent again and handled meanwhile, must not make
- * the key forget that.
- */
+/** Part of a transaction: the key's command is stored. @throws ReservationLostError */
 export function noteStored(connection: Connection, entry: SucceededKey, now_ms: number): void {
-  connection.run(
-    `INSERT INTO protean_idempotency (key, value, expires_ms) VALUES (?, ?, ?)
-     ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_ms = excluded.expires_ms
-     WHERE value IN (?, ?) OR expires_ms <= ?`,
-    entry.key,
-    succeeded(entry),
-    now_ms + entry.ttl_ms,
-    PENDING,
-    FAILED,
-    now_ms,
-  );
+  const { key, by } = entry.reservation;
+  const isOurs = connection.get("SELECT 1 FROM protean_idempotency WHERE key = ? AND value = ?", key, pending(by)) !== undefined;
+  if (!isOurs) throw new ReservationLostError(entry.key);
+  writeSucceeded(connection, entry, now_ms);
 }
 
-function succeeded({ result }: SucceededKey): string {
+/** Python takes a status that it doesn't know for "not known yet". */
+function pending(by: string): string {
+  return `{"status": "pending", "by": ${JSON.stringify(by)}}`;
+}
+
+function succeeded({ result }: { readonly result: unknown }): string {
   return `{"status": "success", "result": ${toJsonText((result ?? null) as WireValue)}}`;
 }
 

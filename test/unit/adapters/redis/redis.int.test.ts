@@ -219,20 +219,21 @@ describe("on a Redis that works", () => {
   });
 
   test("idempotency keys are read and written as Python does; what can't be read counts as nothing", async () => {
+    const odd = { key: "odd", by: "us" };
     const keys = openRedisIdempotency({ url: server.url, clock: new SystemClock(), random: new SystemRandom(), log: silentLog });
     await keys.succeed("done", { id: 1, text: "é" }, 60_000);
     expect(await plain.get("idempotency:done")).toBe('{"status": "success", "result": {"id":1,"text":"é"}}');
     await keys.fail("broke", 60_000);
     expect(await plain.get("idempotency:broke")).toBe('{"status": "error", "error": "handler_failed"}');
     await plain.set("idempotency:python", '{"status": "success", "result": 3}');
-    expect(await keys.reserve("python", 1_000)).toEqual({ state: "success", result: 3 });
+    expect(await keys.reserve({ key: "python", by: "us" }, 1_000)).toEqual({ state: "success", result: 3 });
     await plain.set("idempotency:odd", "\u0000 not JSON");
     expect(await keys.get("odd")).toBeNull();
-    expect(await keys.reserve("odd", 1_000)).toEqual({ state: "reserved" });
-    expect(await keys.reserve("odd", 1_000)).toEqual({ state: "pending" });
-    await broker.idempotency.release("odd");
+    expect(await keys.reserve(odd, 1_000)).toEqual({ state: "reserved" });
+    expect(await keys.reserve(odd, 1_000)).toEqual({ state: "pending" });
+    await broker.idempotency.release({ key: "odd", by: "them" });
     expect(await keys.get("odd")).toEqual({ state: "pending" });
-    await keys.release("odd");
+    await keys.release(odd);
     expect(await keys.get("odd")).toBeNull();
     await keys.close();
   });

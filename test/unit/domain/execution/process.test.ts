@@ -3,11 +3,13 @@ import { Priority, processingPriority } from "../../../../src/domain/context.ts"
 import type { CommandReceipt } from "../../../../src/domain/process-command.ts";
 import {
   CommandExpiredError,
+  ConnectionError,
   DuplicateCommandError,
   IncorrectUsageError,
   InvalidDataError,
   ValidationError,
 } from "../../../../src/errors.ts";
+import { type CommitSet, ReservationLostError } from "../../../../src/ports/database.ts";
 import { bank, banking, lastStored, reactionNamed, running, stored } from "./bank.ts";
 
 describe("process", () => {
@@ -233,6 +235,34 @@ describe("idempotency keys", () => {
     hooks["deposit"] = undefined;
     await Promise.all([send(), send(), send()]);
     expect(await stored(on, "DepositMade")).toHaveLength(1);
+  });
+
+  test("a commit without an answer that takes effect later, when the command was sent again, doesn't become a second command", async () => {
+    const { domain, on, MakeDeposit } = await banking();
+    const send = (): Promise<unknown> => domain.process(new MakeDeposit({ accountId: "A1", amount: 1 }), { idempotencyKey: "k" });
+    const late: CommitSet[] = [];
+    on.fault = (step, _database, content) => {
+      if (step !== "commit" || late.length > 0) return;
+      late.push(content as CommitSet);
+      throw new ConnectionError("no answer");
+    };
+    await expect(send()).rejects.toBeInstanceOf(ConnectionError);
+    await send();
+    for (const set of late) await expect(on.database.commit(set)).rejects.toBeInstanceOf(ReservationLostError);
+    expect(late).toHaveLength(1);
+    expect(await stored(on, "MakeDeposit")).toHaveLength(1);
+  });
+
+  test("a submission whose reservation ran out under way gets what the one after it got", async () => {
+    const { domain, on, MakeDeposit } = await banking();
+    const other = { accepted: true, id: "other", stream: "s", correlation_id: "c" };
+    on.fault = async () => {
+      on.fault = null;
+      await on.stores.idempotency?.succeed("k", other, 60_000);
+    };
+    const receipt = await domain.process(new MakeDeposit({ accountId: "A1", amount: 1 }), { idempotencyKey: "k" });
+    expect(receipt).toEqual({ id: "other", stream: "s", correlationId: "c" });
+    expect(await stored(on, "MakeDeposit")).toEqual([]);
   });
 
   test("a key whose unit of work rolled back is free again", async () => {
