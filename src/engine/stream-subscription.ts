@@ -36,6 +36,13 @@ const TURN_ms = 2;
 /** The next batch is read in advance only when this one is expected to be done within this time; else others may be free to take it. */
 const PREFETCH_ms = 100;
 const WRITE_RETRY_ms = 500;
+/**
+ * What was in hand when a process died runs alone, for this long at most: with one attempt left; after several deaths; after one, which nearly always was
+ * somebody else's doing, and of which a hundred may have to be taken over quickly.
+ */
+const LAST_CHANCE_ms = 5_000;
+const SUSPECT_ms = 500;
+const HARDLY_SUSPECT_ms = 50;
 /** After running work was aborted it has this long to end. */
 const ABORT_ms = 250;
 /** Pause after an error that is no lost connection. */
@@ -713,11 +720,13 @@ export class StreamSubscription implements Service {
       this.#running += 1;
       return this.#run(entry);
     }
-    return this.#deaths(entry) < this.#maxDeaths - 1 ? this.#runCounted(entry) : this.#runAlone(entry);
+    const deaths = this.#deaths(entry);
+    return deaths === 0 ? this.#runCounted(entry) : this.#runAlone(entry, deaths);
   }
 
-  async #runAlone(entry: HeldEntry): Promise<void> {
-    const leave = await this.#suspects.enter();
+  /** It was in hand at so many deaths of a process: nothing else of that kind is counted and begun beside it. */
+  async #runAlone(entry: HeldEntry, deaths: number): Promise<void> {
+    const leave = await this.#suspects.enter(deaths >= this.#maxDeaths - 1 ? LAST_CHANCE_ms : deaths > 1 ? SUSPECT_ms : HARDLY_SUSPECT_ms);
     try {
       if (this.#phase === "running" && !entry.lost) {
         await this.#runCounted(entry);

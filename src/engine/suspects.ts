@@ -1,12 +1,9 @@
 import type { Clock } from "../ports/clock.ts";
 
-/** One that runs for this long doesn't kill its process at once; the next may begin beside it. */
-const LIMIT_ms = 5_000;
-
 /**
- * The place where the messages of one engine run one after another that were in hand at every death of a process so far and have one attempt left.
- * A message that kills takes with it what other subscriptions run at the same time; together they would use up their attempts together. Alone, the
- * killer is the only one that loses its last.
+ * The place where one engine runs, one after another, the messages that were in hand when a process died. A message that kills takes with it what other
+ * subscriptions have counted and begun at the same time; together they would use up their attempts together. One by one the killer is the only
+ * one that loses an attempt by it (D40).
  */
 export class Suspects {
   readonly #clock: Clock;
@@ -16,14 +13,19 @@ export class Suspects {
     this.#clock = clock;
   }
 
-  /** Resolves when the one before has left, or after 5 s; answers the way to leave. */
-  async enter(): Promise<() => void> {
+  /**
+   * Resolves when the one before has left or had its time; answers the way to leave.
+   * @param limit_ms how long others wait for this one: what runs for longer doesn't kill its process at once, and must not hold up the rest
+   */
+  async enter(limit_ms: number): Promise<() => void> {
     const before = this.#last;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#last = promise;
-    const waiting = new AbortController();
-    await Promise.race([before, this.#clock.sleep(LIMIT_ms, waiting.signal)]);
-    waiting.abort();
-    return resolve;
+    await before;
+    const cancel = this.#clock.timer(limit_ms, resolve);
+    return () => {
+      cancel();
+      resolve();
+    };
   }
 }

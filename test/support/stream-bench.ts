@@ -8,6 +8,7 @@ import { noActivity } from "../../src/engine/service.ts";
 import type { StreamSettings } from "../../src/engine/settings.ts";
 import { StreamReader } from "../../src/engine/stream-reader.ts";
 import { StreamSubscription } from "../../src/engine/stream-subscription.ts";
+import type { Suspects } from "../../src/engine/suspects.ts";
 import { decodeDeadLetter } from "../../src/messages/dead-letter.ts";
 import type { DecodedMessage } from "../../src/messages/envelope.ts";
 import type { Broker, EntryFields } from "../../src/ports/broker.ts";
@@ -154,6 +155,9 @@ export async function streamBench() {
       readonly kind?: "stream" | "broker";
       readonly over?: (broker: Broker) => Broker;
       readonly start?: boolean;
+      readonly group?: string;
+      /** Shared by the subscriptions of one process. */
+      readonly suspects?: Suspects;
     } = {},
   ) => {
     const id = options.id ?? random.hex(12);
@@ -177,7 +181,8 @@ export async function streamBench() {
       keeper,
       pause,
       stream: CATEGORY,
-      group: GROUP,
+      group: options.group ?? GROUP,
+      ...(options.suspects === undefined ? {} : { suspects: options.suspects }),
       consumer: consumerName(reaction.name, record),
       settings: { ...defaultSettings, ...options.settings },
       fenced: false,

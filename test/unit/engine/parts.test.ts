@@ -92,7 +92,7 @@ test("of messages that may have killed their process one runs at a time, unless 
   const suspects = new Suspects(clock);
   const entered: string[] = [];
   const enter = async (name: string) => {
-    const leave = await suspects.enter();
+    const leave = await suspects.enter(5_000);
     entered.push(name);
     return leave;
   };

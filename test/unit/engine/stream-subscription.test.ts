@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
+import { Suspects } from "../../../src/engine/suspects.ts";
 import { ConnectionError, DeadLetter, Discard, RetryLater } from "../../../src/errors.ts";
 import { type Broker, CONTROL_STREAM } from "../../../src/ports/broker.ts";
 import { CATEGORY, GROUP, gate, messageText, streamBench } from "../../support/stream-bench.ts";
@@ -431,6 +432,36 @@ describe("dead and stalled owners", () => {
     const dead = await deadLetters();
     expect(dead.map(({ letter }) => [letter.retryCount, letter.error?.message])).toEqual([[3, "the process handling it died 3 times"]]);
     expect(await pending()).toEqual([]);
+  });
+
+  test("what two subscriptions of one process take over from a dead one is counted and run one after another (D40)", async () => {
+    const { engine, publish, broker, clock, pending } = await setup();
+    const other = "bank.Other";
+    for (const group of [GROUP, other]) await broker.createGroup(CATEGORY, group, "start");
+    await publish(messageText("A", 1));
+    for (const group of [GROUP, other]) {
+      await broker.read([{ stream: CATEGORY, group, consumer: `${group}-host-7-0123456789ab`, count: 1 }]);
+    }
+    const suspects = new Suspects(clock);
+    const deadly = gate();
+    const ran: string[] = [];
+    await engine(
+      async (name, { attempt }) => {
+        ran.push(`deadly ${name}#${attempt}`);
+        await deadly.opened;
+      },
+      { suspects },
+    );
+    await engine((name, { attempt }) => ran.push(`innocent ${name}#${attempt}`), { suspects, group: other });
+    // A kill at this moment costs one attempt of the first, none of the second.
+    expect(ran).toEqual(["deadly A1#2"]);
+    expect((await pending()).map(({ deliveries }) => deliveries)).toEqual([2]);
+    expect((await broker.pending(CATEGORY, other, { count: 10 })).map(({ deliveries }) => deliveries)).toEqual([1]);
+    // One that doesn't kill at once holds up nobody for long.
+    await clock.advance(60);
+    expect(ran).toEqual(["deadly A1#2", "innocent A1#2"]);
+    deadly.open();
+    await clock.settle();
   });
 
   test("with one attempt allowed, entries that were only read by a killed engine still run", async () => {
