@@ -178,6 +178,12 @@ export class Engine {
       clock: stores.clock,
       log: this.#log,
       gone: async () => (await this.#parts.get("default")?.instances.gone()) ?? new Set<string>(),
+      others: async () =>
+        this.#phase === "running"
+          ? ((await this.#parts.get("default")?.instances.others()) ?? []).flatMap(({ id, domain: name, state, leases }) =>
+              name === domain.name && state === "running" && leases !== undefined ? [{ id, leases }] : [],
+            )
+          : [],
     });
     this.#reachability = new Reachability(stores.clock, this.#log);
     this.#suspects = new Suspects(stores.clock);
@@ -419,6 +425,7 @@ export class Engine {
       http: this.#http,
       domain: this.#options.domain.name,
       subscriptions: this.#names,
+      leases: this.#keeper.wanted,
       state: this.#phase === "draining" || this.#phase === "stopping" ? "draining" : "running",
     };
   }

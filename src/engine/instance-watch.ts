@@ -6,6 +6,7 @@ const FRESH_ms = 500;
 
 interface Known {
   readonly alive: ReadonlySet<string>;
+  readonly others: readonly InstanceRecord[];
   readonly gone: ReadonlySet<string>;
 }
 
@@ -55,6 +56,11 @@ export class InstanceWatch {
     return (await this.#known()).alive;
   }
 
+  /** The others that are alive. */
+  async others(): Promise<readonly InstanceRecord[]> {
+    return (await this.#known()).others;
+  }
+
   /** Ids of those that surely ended: their record is still there, their process isn't. */
   async gone(): Promise<ReadonlySet<string>> {
     return (await this.#known()).gone;
@@ -74,8 +80,15 @@ export class InstanceWatch {
   async #ask(): Promise<Known> {
     const alive = new Set([this.#own.id]);
     const gone = new Set<string>();
-    for (const record of await this.#instances.alive()) (this.#isGone(record) ? gone : alive).add(record.id);
-    return { alive, gone };
+    const others: InstanceRecord[] = [];
+    for (const record of await this.#instances.alive()) {
+      if (this.#isGone(record)) gone.add(record.id);
+      else {
+        alive.add(record.id);
+        if (record.id !== this.#own.id) others.push(record);
+      }
+    }
+    return { alive, others, gone };
   }
 
   #isGone(record: InstanceRecord): boolean {

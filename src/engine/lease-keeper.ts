@@ -2,6 +2,7 @@ import { ConnectionError } from "../errors.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Lease, Leases } from "../ports/leases.ts";
 import type { Log } from "../ports/log.ts";
+import { isForOthers, type Standing, surplus } from "./lease-shares.ts";
 
 /**
  * A lease lives this long without renewal. With `TICK_ms` it bounds the takeover from a dead owner to 9 s (rulings 8: 10 s); from one that is known to be
@@ -12,6 +13,8 @@ const TTL_ms = 7_000;
 const TICK_ms = 2_000;
 /** We stop trusting a lease this long before it runs out at the store, for the way there and for a pause right after looking. */
 const MARGIN_ms = 1_000;
+/** What we handed over is left to the others for this long. */
+const LEFT_ms = 3 * TICK_ms;
 
 /** A place in the queue for one lease. */
 export interface LeaseClaim {
@@ -25,6 +28,11 @@ export interface LeaseClaim {
   readonly tried: Promise<void>;
   /** Called with true when the lease was taken and with false when it was lost. One listener. */
   onChange(listener: (held: boolean) => void): void;
+  /**
+   * Lets the lease be handed over to an engine that has fewer. `end` brings the work to an end in order and answers true, or false when it can't be ended
+   * now and goes on; after true the lease is given up. Without this it stays where it is.
+   */
+  onHandOver(end: () => Promise<boolean>): void;
   /** Gives the lease up (if held) and stops asking for it. */
   release(): Promise<void>;
 }
@@ -35,13 +43,27 @@ interface Claim extends Omit<LeaseClaim, "tried"> {
   held: Lease | null;
   validUntil_ms: number;
   listener: (held: boolean) => void;
+  handOver: (() => Promise<boolean>) | null;
+  isHandingOver: boolean;
+  /** Not asked for before: it was handed over. */
+  notBefore_ms: number;
+  /** It was free at the last look, and left to others then. */
+  wasLeft: boolean;
+}
+
+/** An engine that is alive. `leases`: those it would take. */
+export interface OtherEngine {
+  readonly id: string;
+  readonly leases: readonly string[];
 }
 
 /**
- * Keeps all leases of one engine: renews what is held in one round trip per store, asks for what is missing.
+ * Keeps all leases of one engine: renews what is held in one round trip per store, takes what is missing and free.
  *
- * waiting   the lease is somebody else's, or the store is away; asked for every `TICK_ms`, and taken from an owner whose process has ended
+ * waiting   the lease is somebody else's, or the store is away; looked at every `TICK_ms`, and taken from an owner whose process has ended
  * held      renewed every `TICK_ms`; ends when a renewal answers without it or `TTL_ms − MARGIN_ms` passed since the last good one
+ * leaving   we have more than our share and another engine less: the work is brought to an end in order, then the lease is given up, and left to the
+ *           others for a while; waiting then
  * released  given up; never asked for again
  */
 export class LeaseKeeper {
@@ -49,23 +71,34 @@ export class LeaseKeeper {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #gone: () => Promise<ReadonlySet<string>>;
+  readonly #others: () => Promise<readonly OtherEngine[]>;
   readonly #claims = new Set<Claim>();
   #cancelTick: (() => void) | null = null;
   #ticking: Promise<void> | null = null;
   #looking = false;
   #stopped = false;
 
-  /** @param options.gone owners that surely ended (InstanceWatch); default: nobody is known to have */
+  /**
+   * @param options.gone owners that surely ended (InstanceWatch); default: nobody is known to have
+   * @param options.others the other engines that are alive and take work; default: there are none
+   */
   constructor(options: {
     readonly owner: string;
     readonly clock: Clock;
     readonly log: Log;
     readonly gone?: () => Promise<ReadonlySet<string>>;
+    readonly others?: () => Promise<readonly OtherEngine[]>;
   }) {
     this.#owner = options.owner;
     this.#clock = options.clock;
     this.#log = options.log;
     this.#gone = options.gone ?? (() => Promise.resolve(new Set<string>()));
+    this.#others = options.others ?? (() => Promise.resolve([]));
+  }
+
+  /** Names of the leases that may be handed over, for our heartbeat: others give us of these when they have more. */
+  get wanted(): readonly string[] {
+    return [...this.#claims].filter((claim) => claim.handOver !== null).map((claim) => claim.name);
   }
 
   /** Asks for a lease now and keeps asking; `lease` of the answer is null until it is ours. */
@@ -77,12 +110,19 @@ export class LeaseKeeper {
       held: null,
       validUntil_ms: 0,
       listener: () => {},
+      handOver: null,
+      isHandingOver: false,
+      notBefore_ms: 0,
+      wasLeft: false,
       tried: Promise.resolve(),
       get lease() {
         return this.held !== null && keeper.#clock.monotonic_ms() < this.validUntil_ms ? this.held : null;
       },
       onChange(listener) {
         this.listener = listener;
+      },
+      onHandOver(end) {
+        this.handOver = end;
       },
       async release() {
         if (!keeper.#claims.delete(claim)) return;
@@ -124,30 +164,90 @@ export class LeaseKeeper {
       if (claims === undefined) byStore.set(claim.leases, [claim]);
       else claims.push(claim);
     }
-    await Promise.all([...byStore].map(([leases, claims]) => this.#tickStore(leases, claims)));
+    await Promise.all([...byStore].map(([leases, claims]) => this.#renew(leases, claims)));
+    const others = await this.#others().catch(() => []); // whoever knows them is away: nothing is shared meanwhile
+    const holders = new Map<string, string>();
+    const away = new Set<Leases>();
+    await Promise.all(
+      [...byStore].map(async ([leases, claims]) => {
+        if (others.length === 0 && claims.every((claim) => claim.held !== null)) return;
+        try {
+          for (const { name, owner } of await leases.holders("")) holders.set(name, owner);
+        } catch {
+          away.add(leases); // its own service reports that, and the next tick looks again
+        }
+      }),
+    );
+    const wanted = new Map(others.map(({ id, leases }) => [id, new Set(leases)]));
+    const standing = { own: this.#owner, wanted: wanted.set(this.#owner, new Set(this.wanted)), holders };
+    for (const claim of [...this.#claims]) {
+      if (claim.held === null && !away.has(claim.leases) && (await this.#takeIfFree(claim, standing))) holders.set(claim.name, this.#owner);
+    }
+    if (others.length > 0 && away.size === 0) this.#share(standing);
   }
 
-  async #tickStore(leases: Leases, claims: readonly Claim[]): Promise<void> {
-    const held = claims.filter((claim) => claim.held !== null);
-    if (held.length > 0) {
-      const asked_ms = this.#clock.monotonic_ms();
-      try {
-        const kept = await leases.renew(
-          held.flatMap((claim) => (claim.held === null ? [] : [claim.held])),
-          TTL_ms,
-        );
-        const names = new Set(kept.map((lease) => lease.name));
-        for (const claim of held) {
-          if (names.has(claim.name)) claim.validUntil_ms = asked_ms + TTL_ms - MARGIN_ms;
-          else this.#lost(claim, "somebody else took it");
-        }
-      } catch (error) {
-        // The store is away: nobody else can take the lease there either, but it may run out before the store is back.
-        for (const claim of held)
-          if (this.#clock.monotonic_ms() >= claim.validUntil_ms) this.#lost(claim, String(error), error instanceof ConnectionError);
-      }
+  /** Answers whether it is ours now. */
+  async #takeIfFree(claim: Claim, standing: Standing): Promise<boolean> {
+    const holder = standing.holders.get(claim.name);
+    if (holder !== undefined && holder !== this.#owner) {
+      claim.wasLeft = false;
+      this.#takeFromGone();
+      return false;
     }
-    for (const claim of claims) if (claim.held === null && this.#claims.has(claim)) await this.#acquire(claim);
+    if (this.#clock.monotonic_ms() < claim.notBefore_ms) return false;
+    // Once only: the others may be unable to take it.
+    if (!claim.wasLeft && isForOthers(standing, claim.name)) {
+      claim.wasLeft = true;
+      return false;
+    }
+    claim.wasLeft = false;
+    if (this.#claims.has(claim)) await this.#acquire(claim);
+    return claim.held !== null;
+  }
+
+  #share(standing: Standing): void {
+    if ([...this.#claims].some((claim) => claim.isHandingOver)) return;
+    const names = new Set(surplus(standing));
+    for (const claim of this.#claims) if (names.has(claim.name) && claim.held !== null) void this.#handOver(claim);
+  }
+
+  async #handOver(claim: Claim): Promise<void> {
+    const { held, handOver } = claim;
+    if (held === null || handOver === null) return;
+    claim.isHandingOver = true;
+    try {
+      if (!(await handOver()) || claim.held !== held) return;
+      claim.held = null;
+      claim.notBefore_ms = this.#clock.monotonic_ms() + LEFT_ms;
+      this.#log.info("lease.handed_over", { lease: claim.name });
+      await claim.leases.release([held]);
+    } catch {
+      // The store is away: the lease runs out by itself.
+    } finally {
+      claim.isHandingOver = false;
+    }
+  }
+
+  async #renew(leases: Leases, claims: readonly Claim[]): Promise<void> {
+    const held = claims.filter((claim) => claim.held !== null);
+    if (held.length === 0) return;
+    const asked_ms = this.#clock.monotonic_ms();
+    try {
+      const kept = await leases.renew(
+        held.flatMap((claim) => (claim.held === null ? [] : [claim.held])),
+        TTL_ms,
+      );
+      const names = new Set(kept.map((lease) => lease.name));
+      for (const claim of held) {
+        if (names.has(claim.name)) claim.validUntil_ms = asked_ms + TTL_ms - MARGIN_ms;
+        // Handed over while it was asked for.
+        else if (claim.held !== null) this.#lost(claim, "somebody else took it");
+      }
+    } catch (error) {
+      // The store is away: nobody else can take the lease there either, but it may run out before the store is back.
+      for (const claim of held)
+        if (this.#clock.monotonic_ms() >= claim.validUntil_ms) this.#lost(claim, String(error), error instanceof ConnectionError);
+    }
   }
 
   async #acquire(claim: Claim): Promise<void> {

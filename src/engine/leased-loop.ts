@@ -27,6 +27,7 @@ export interface LeasedWork {
  * standby      somebody else holds the lease, or nobody could be asked yet
  * beginning    the lease is ours: reads what the store says
  * working      round after round; each looks at the lease first
+ * leaving      another engine is to take over: the round in hand ends, what must be written is written, then standby
  * unreachable  a round failed: pauses, grows the pauses, tries again; one line of log when it began and one when it ended
  * ended        the round in hand is over, the lease is released
  */
@@ -44,6 +45,8 @@ export class LeasedLoop {
   #unsubscribe: () => void = () => {};
   #running: Promise<void> | null = null;
   #stopping = false;
+  /** Called with true when the work has ended in order for another engine to take over. */
+  #leaving: ((ended: boolean) => void) | null = null;
   #begun = 0;
   #cameRound_ms: number;
   #lastError: string | null = null;
@@ -82,7 +85,7 @@ export class LeasedLoop {
 
   /** Whether the work in hand may go on: nobody stopped the loop, and the lease is ours. */
   get isOwner(): boolean {
-    return !this.#stopping && this.lease !== null;
+    return !this.#stopping && this.#leaving === null && this.lease !== null;
   }
 
   get isStopping(): boolean {
@@ -111,6 +114,13 @@ export class LeasedLoop {
     if (this.#running !== null || this.#stopping) return;
     this.#claim = this.#keeper.want(this.#leases, this.#leaseName);
     this.#claim.onChange(() => this.#wake.wake());
+    this.#claim.onHandOver(() => {
+      if (this.#stopping || this.lease === null) return Promise.resolve(false);
+      return new Promise((resolve) => {
+        this.#leaving = resolve;
+        this.#wake.wake();
+      });
+    });
     this.#unsubscribe = subscribe(this.#wake.wake);
     this.#running = this.#run();
   }
@@ -156,6 +166,7 @@ export class LeasedLoop {
     await this.#claim?.tried;
     while (!this.#stopping) {
       this.#cameRound_ms = this.#clock.monotonic_ms();
+      if (this.#leaving !== null) await this.#leave();
       const { lease } = this;
       if (lease === null) {
         this.state = this.unreachable === null ? "standby" : "unreachable";
@@ -175,7 +186,24 @@ export class LeasedLoop {
         await this.pauseAfter(error);
       }
     }
+    this.#leaving?.(false);
     if (this.lease !== null && this.#begun !== 0) await this.#work.end();
+  }
+
+  async #leave(): Promise<void> {
+    let ended = true;
+    try {
+      if (this.lease !== null && this.#begun !== 0) await this.#work.end();
+    } catch (error) {
+      this.noteError(error);
+      ended = false;
+    }
+    const leaving = this.#leaving;
+    this.#leaving = null;
+    this.#begun = 0;
+    leaving?.(ended);
+    // The keeper gives the lease up before the next look at it.
+    await this.#clock.turn();
   }
 }
 

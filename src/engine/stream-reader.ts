@@ -50,6 +50,8 @@ export class StreamReader {
   #wakeups: Wakeups | null = null;
   #loop: Promise<void> | null = null;
   readonly #stopping = new AbortController();
+  /** The read under way: whether it was answered. */
+  #reading: Promise<boolean> | null = null;
   #netDue_ms = 0;
   #cameRound_ms: number;
 
@@ -91,6 +93,11 @@ export class StreamReader {
       this.#byStream.delete(source.stream);
       this.#wakeups?.remove(source.stream);
     }
+  }
+
+  /** Resolves when no read is under way that was begun before; false when it ended without an answer, so that nobody knows what it gave to whom. */
+  async settled(): Promise<boolean> {
+    return (await this.#reading) ?? true;
   }
 
   /** A source has room again; cheap when there is nothing for it. */
@@ -158,10 +165,14 @@ export class StreamReader {
         await this.#wake.sleep(Math.max(1, this.#netDue_ms - now_ms));
         continue;
       }
+      const answered = Promise.withResolvers<boolean>();
+      this.#reading = answered.promise;
       try {
         await this.#read(sources, requests);
+        answered.resolve(true);
         this.#pause.succeeded();
       } catch (error) {
+        answered.resolve(false);
         for (const source of sources) {
           if (this.#sources.has(source)) this.#sources.set(source, true);
           if (error instanceof ConnectionError) source.interrupted();

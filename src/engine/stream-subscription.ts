@@ -36,6 +36,8 @@ const TURN_ms = 2;
 /** The next batch is read in advance only when this one is expected to be done within this time; else others may be free to take it. */
 const PREFETCH_ms = 100;
 const WRITE_RETRY_ms = 500;
+/** Before another engine takes over, what runs has this long to end; a longer run keeps its subscription here. */
+const LEAVE_ms = 5_000;
 /**
  * What was in hand when a process died runs alone, for this long at most: with one attempt left; after several deaths; after one, which nearly always was
  * somebody else's doing, and of which a hundred may have to be taken over quickly.
@@ -80,6 +82,7 @@ export interface StreamSubscriptionOptions {
  *
  * starting     makes the group, takes over what dead consumers left, then reads; tries again for as long as the broker is away
  * standby      `shared = false` and another engine holds the lease: reads nothing; takes over when the lease is ours
+ * leaving      another engine is to take over: as draining, then standby; when what runs doesn't end in time, running again
  * running      the reader brings batches. An entry leaves by
  *                ignored      no method for its type: acknowledged before it is decoded
  *                undecodable  one dead letter at once, without a run
@@ -121,7 +124,7 @@ export class StreamSubscription implements Service {
   readonly #drain = new AbortController();
   readonly #labels: Labels;
 
-  #phase: "new" | "starting" | "standby" | "running" | "draining" | "stopped" | "groupLost" = "new";
+  #phase: "new" | "starting" | "standby" | "running" | "leaving" | "draining" | "stopped" | "groupLost" = "new";
   #started: Promise<void> | null = null;
   #claim: LeaseClaim | null = null;
   #cancelTick: (() => void) | null = null;
@@ -266,12 +269,13 @@ export class StreamSubscription implements Service {
     this.#claim = claim;
     claim.onChange((held) => {
       if (this.#isEnding() || this.#phase === "groupLost") return;
-      if (!held) this.#leave();
+      if (!held) this.#lose();
       else if (this.#phase === "standby") {
         this.#phase = "running";
         void this.#enter();
       }
     });
+    claim.onHandOver(() => this.#leave());
   }
 
   /** The broker is away: one pause and one log line for all of its subscriptions. Anything else is this stream's own trouble. */
@@ -315,7 +319,7 @@ export class StreamSubscription implements Service {
   }
 
   /** The lease is lost: the next owner takes all that we hold, so we may write nothing about it. */
-  #leave(): void {
+  #lose(): void {
     this.#phase = "standby";
     this.#options.reader.remove(this.#mainSource);
     this.#closeReplay();
@@ -329,19 +333,46 @@ export class StreamSubscription implements Service {
     this.#wakeRoomWaiters();
   }
 
+  /** Ends in order for another engine to take over; false when that can't be now, and everything goes on here. */
+  async #leave(): Promise<boolean> {
+    if (this.#phase !== "running") return false;
+    this.#phase = "leaving";
+    this.#takeNoMore();
+    // What a read under way brings would be behind what the next owner reads.
+    const known = await this.#options.reader.settled();
+    const late = new AbortController();
+    const cancel = this.#clock.timer(LEAVE_ms, () => late.abort());
+    await this.#whenQuiet(late.signal);
+    cancel();
+    if (this.#phase !== "leaving") return false;
+    if (known && this.#isQuiet() && this.#held.size === 0) {
+      this.#phase = "standby";
+      return true;
+    }
+    this.#phase = "running";
+    void this.#enter();
+    return false;
+  }
+
+  /** What was not begun goes back to the group. */
+  #takeNoMore(): void {
+    this.#options.reader.remove(this.#mainSource);
+    this.#closeReplay();
+    this.#wakeRoomWaiters();
+    const waiting = this.#delayed.clear();
+    const unbegun = [...this.#queue.drain(), ...waiting];
+    for (const entry of waiting) this.#queue.release(entry);
+    if (unbegun.length > 0) this.#settlement.handBack(unbegun);
+  }
+
   quiesce(): void {
     if (this.#isEnding()) return;
-    const before = this.#phase;
     this.#phase = "draining";
     this.#cancelTick?.();
     this.#cancelTick = null;
     this.#stopControl();
-    this.#options.reader.remove(this.#mainSource);
-    this.#closeReplay();
     this.#breaker.stop();
-    this.#wakeRoomWaiters();
-    const unbegun = [...this.#queue.drain(), ...this.#delayed.clear()];
-    if (before !== "new" && unbegun.length > 0) this.#settlement.handBack(unbegun);
+    this.#takeNoMore();
     this.#keepRefreshing();
   }
 
@@ -422,6 +453,7 @@ export class StreamSubscription implements Service {
         const reason = unreachable ?? this.#readError;
         return reason === null ? ["starting", null] : ["unreachable", reason];
       }
+      case "leaving":
       case "draining":
         return ["draining", null];
       case "stopped":
@@ -549,7 +581,7 @@ export class StreamSubscription implements Service {
   }
 
   #decline(entries: readonly HeldEntry[]): void {
-    if (this.#isEnding()) this.#settlement.handBack(entries);
+    if (this.#isEnding() || this.#phase === "leaving") this.#settlement.handBack(entries);
     else for (const entry of entries) this.#held.forget(entry);
   }
 
@@ -857,8 +889,10 @@ export class StreamSubscription implements Service {
     if (entry.lost) {
       this.#held.forget(entry);
       this.#queue.release(entry);
-    } else if (this.#isEnding()) this.#settlement.handBack([entry]);
-    else this.#delayed.add(entry, delay_ms);
+    } else if (this.#isEnding() || this.#phase === "leaving") {
+      this.#settlement.handBack([entry]);
+      this.#queue.release(entry);
+    } else this.#delayed.add(entry, delay_ms);
   }
 
   #noteFailure(entry: HeldEntry, error: unknown): void {

@@ -17,6 +17,8 @@ export interface InstanceRecord {
   /** Base address of its HTTP server, if it has one: `protean send --wait` and `health` find it here. */
   readonly http: string | null;
   readonly subscriptions: readonly string[];
+  /** Names of the leases that it would take over from an engine that has more of them; left out by versions that don't share. */
+  readonly leases?: readonly string[];
   readonly state: "running" | "draining";
 }
 

@@ -2,7 +2,7 @@
 import { openSqlite } from "../../src/adapters/sqlite/mod.ts";
 import type { Acceptance, Reaction, ReactionKind, RunContext } from "../../src/domain/reaction.ts";
 import { consumerName, InstanceWatch } from "../../src/engine/instance-watch.ts";
-import { LeaseKeeper } from "../../src/engine/lease-keeper.ts";
+import { LeaseKeeper, type OtherEngine } from "../../src/engine/lease-keeper.ts";
 import { ReconnectPause } from "../../src/engine/reconnect-pause.ts";
 import { noActivity } from "../../src/engine/service.ts";
 import type { StreamSettings } from "../../src/engine/settings.ts";
@@ -158,6 +158,8 @@ export async function streamBench() {
       readonly group?: string;
       /** Shared by the subscriptions of one process. */
       readonly suspects?: Suspects;
+      /** The other engines that its keeper of leases knows of. */
+      readonly others?: () => Promise<readonly OtherEngine[]>;
     } = {},
   ) => {
     const id = options.id ?? random.hex(12);
@@ -167,7 +169,12 @@ export async function streamBench() {
     await broker.instances.beat(record, 10_000);
     const pause = new ReconnectPause({ random, log: silentLog, what: {} });
     const reader = new StreamReader({ broker: through, clock, pause });
-    const keeper = new LeaseKeeper({ owner: id, clock, log: silentLog });
+    const keeper = new LeaseKeeper({
+      owner: id,
+      clock,
+      log: silentLog,
+      ...(options.others === undefined ? {} : { others: options.others }),
+    });
     const telemetry = new Recorder();
     const reaction = reactionOf(script, options.reaction);
     const subscription = new StreamSubscription({

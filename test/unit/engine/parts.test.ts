@@ -1,8 +1,10 @@
 import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
 import { ActivityBoard } from "../../../src/engine/activity-board.ts";
 import { Counters } from "../../../src/engine/counters.ts";
 import { instanceOfConsumer } from "../../../src/engine/instance-watch.ts";
 import { LeaseKeeper } from "../../../src/engine/lease-keeper.ts";
+import { isForOthers, type Standing, surplus } from "../../../src/engine/lease-shares.ts";
 import { RetrySchedule } from "../../../src/engine/retry-schedule.ts";
 import { compareIds, SourceQueue } from "../../../src/engine/source-queue.ts";
 import { Suspects } from "../../../src/engine/suspects.ts";
@@ -83,6 +85,120 @@ describe("the keeper of leases", () => {
     await projector.tried;
     expect([outbox.lease?.owner, projector.lease]).toEqual(["own", null]);
     expect((await leases.holders("")).map(({ name, owner }) => `${name} ${owner}`)).toEqual(["outbox own", "projector alive"]);
+    await keeper.stop();
+  });
+});
+
+describe("sharing leases among engines", () => {
+  const standing = (own: string, owners: Readonly<Record<string, string>>, engines: readonly string[]): Standing => ({
+    own,
+    wanted: new Map(engines.map((engine) => [engine, new Set(Object.keys(owners))])),
+    holders: new Map(Object.entries(owners).filter(([, owner]) => owner !== "")),
+  });
+
+  test("whoever has more than its share gives to whoever has less, and an even spread changes nothing", () => {
+    const all = { p1: "a", p2: "a", p3: "a", p4: "a", p5: "a" };
+    expect(surplus(standing("a", all, ["a", "b"]))).toEqual(["p5", "p4"]);
+    expect(surplus(standing("b", all, ["a", "b"]))).toEqual([]);
+    expect(surplus(standing("a", { ...all, p4: "b", p5: "b" }, ["a", "b"]))).toEqual([]);
+    expect(surplus(standing("a", all, ["a"]))).toEqual([]);
+  });
+
+  test("nobody is given what it wouldn't take", () => {
+    const wanted = new Map([
+      ["a", new Set(["p1", "p2", "p3", "p4"])],
+      ["b", new Set(["p2"])],
+    ]);
+    const holders = new Map([..."1234"].map((number) => [`p${number}`, "a"]));
+    expect(surplus({ own: "a", wanted, holders })).toEqual(["p2"]);
+    expect(surplus({ own: "a", wanted, holders: holders.set("p2", "b") })).toEqual([]);
+  });
+
+  test("a free lease is left to an engine that has less than its share, and taken when there is none", () => {
+    const free = { p1: "a", p2: "a", p3: "" };
+    expect(isForOthers(standing("a", free, ["a", "b"]), "p3")).toBe(true);
+    expect(isForOthers(standing("b", free, ["a", "b"]), "p3")).toBe(false);
+    expect(isForOthers(standing("a", free, ["a"]), "p3")).toBe(false);
+  });
+
+  test("from any state all engines together come to an even spread, and stay there", () => {
+    const state = fc.record({
+      engines: fc.integer({ min: 1, max: 6 }),
+      owners: fc.array(fc.integer({ min: -1, max: 5 }), { maxLength: 30 }),
+    });
+    fc.assert(
+      fc.property(state, ({ engines, owners }) => {
+        const names = Array.from({ length: engines }, (_, at) => `e${at}`);
+        const holders: Record<string, string> = {};
+        for (const [at, owner] of owners.entries()) holders[`p${at}`] = names[owner] ?? "";
+        for (let round = 0; round < 4; round += 1) {
+          const seen = names.map((own) => standing(own, { ...holders }, names));
+          // What is given is taken by those who would take it, in any order.
+          for (const one of seen) for (const name of surplus(one)) holders[name] = "";
+          for (const own of [...names].reverse()) {
+            for (const name of Object.keys(holders)) {
+              if (holders[name] === "" && !isForOthers(standing(own, { ...holders }, names), name)) holders[name] = own;
+            }
+          }
+        }
+        const loads = names.map((own) => Object.values(holders).filter((owner) => owner === own).length);
+        expect(Math.max(...loads) - Math.min(...loads)).toBeLessThanOrEqual(1);
+        expect(names.flatMap((own) => surplus(standing(own, holders, names)))).toEqual([]);
+      }),
+    );
+  });
+
+  test("an engine that joins gets its share in order, and one that leaves gives it back", async () => {
+    const clock = new ManualClock();
+    const { leases } = (await memoryStores()).database;
+    const engines: { readonly id: string; readonly leases: readonly string[] }[] = [];
+    const log: string[] = [];
+    const engine = (id: string, names: readonly string[]) => {
+      const others = async () => engines.filter((other) => other.id !== id);
+      const keeper = new LeaseKeeper({ owner: id, clock, log: silentLog, others });
+      for (const name of names) {
+        const claim = keeper.want(leases, name);
+        claim.onHandOver(async () => {
+          log.push(`${id} ends ${name}`);
+          return true;
+        });
+        claim.onChange((held) => log.push(`${id} ${held ? "begins" : "loses"} ${name}`));
+      }
+      engines.push({ id, leases: keeper.wanted });
+      return keeper;
+    };
+    const names = ["p1", "p2", "p3"];
+    const owners = async () => (await leases.holders("")).map(({ name, owner }) => `${name} ${owner}`).sort();
+    const first = engine("a", names);
+    await clock.settle();
+    expect(await owners()).toEqual(["p1 a", "p2 a", "p3 a"]);
+    log.length = 0;
+    const second = engine("b", names);
+    await clock.advance(6_000);
+    expect(await owners()).toEqual(["p1 a", "p2 a", "p3 b"]);
+    expect(log).toEqual(["a ends p3", "b begins p3"]);
+    engines.shift();
+    await first.stop();
+    await clock.advance(6_000);
+    expect(await owners()).toEqual(["p1 b", "p2 b", "p3 b"]);
+    await second.stop();
+  });
+
+  test("work that can't be ended now stays where it is", async () => {
+    const clock = new ManualClock();
+    const { leases } = (await memoryStores()).database;
+    const others = async () => [{ id: "b", leases: ["p1", "p2"] }];
+    const keeper = new LeaseKeeper({ owner: "a", clock, log: silentLog, others });
+    const asked: string[] = [];
+    for (const name of ["p1", "p2"]) {
+      keeper.want(leases, name).onHandOver(async () => {
+        asked.push(name);
+        return false;
+      });
+    }
+    await clock.advance(5_000);
+    expect(asked).toEqual(["p2", "p2"]);
+    expect((await leases.holders("")).map(({ owner }) => owner)).toEqual(["a", "a"]);
     await keeper.stop();
   });
 });

@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { Suspects } from "../../../src/engine/suspects.ts";
 import { ConnectionError, DeadLetter, Discard, RetryLater } from "../../../src/errors.ts";
 import { type Broker, CONTROL_STREAM } from "../../../src/ports/broker.ts";
-import { CATEGORY, GROUP, gate, messageText, streamBench } from "../../support/stream-bench.ts";
+import { CATEGORY, GROUP, gate, messageText, type Script, streamBench } from "../../support/stream-bench.ts";
 
 let bench: Awaited<ReturnType<typeof streamBench>>;
 const setup = async () => {
@@ -348,6 +348,60 @@ describe("the circuit breaker", () => {
       "subscription.circuit_breaker.half_open",
       "subscription.circuit_breaker.closed",
     ]);
+  });
+});
+
+describe("handing an ordered subscription over to an engine that has fewer", () => {
+  /** An engine that holds three leases, this subscription's the last of them, and gives one to another engine at the first tick. */
+  const overloaded = async (script: Script) => {
+    const bench = await setup();
+    const names = ["a1", "a2", `${GROUP}:${CATEGORY}`];
+    const first = await bench.engine(script, {
+      settings: { shared: false },
+      others: async () => [{ id: "another", leases: names }],
+    });
+    for (const name of ["a1", "a2"]) first.keeper.want(bench.broker.leases, name).onHandOver(async () => false);
+    return { ...bench, first };
+  };
+
+  test("what runs ends there, what waits goes to the new owner with no attempt used up, and new entries come after it", async () => {
+    const ran: string[] = [];
+    const slow = gate();
+    const { engine, publish, clock, first, pending } = await overloaded(async (name) => {
+      ran.push(`one:${name}`);
+      await slow.opened;
+    });
+    await publish(messageText("A", 1), messageText("A", 2), messageText("B", 1));
+    await clock.settle();
+    await engine((name, { attempt }) => ran.push(`two:${name}#${attempt}`), { settings: { shared: false } });
+    await clock.advance(2_500);
+    expect(first.subscription.status()).toMatchObject({ state: "draining", inFlight: 1 });
+    expect(ran).toEqual(["one:A1"]);
+    await publish(messageText("C", 1));
+    slow.open();
+    await clock.advance(2_500);
+    expect(ran).toEqual(["one:A1", "two:A2#1", "two:B1#1", "two:C1#1"]);
+    expect(first.subscription.status().state).toBe("standby");
+    expect(await pending()).toEqual([]);
+  });
+
+  test("a run that doesn't end keeps the subscription where it is, and nothing is lost or doubled", async () => {
+    const ran: string[] = [];
+    const slow = gate();
+    const { engine, publish, clock, beat, first, pending } = await overloaded(async (name) => {
+      ran.push(`one:${name}`);
+      if (name === "A1") await slow.opened;
+    });
+    await publish(messageText("A", 1), messageText("B", 1));
+    await clock.settle();
+    await engine((name) => ran.push(`two:${name}`), { settings: { shared: false } });
+    await clock.advance(7_500);
+    await beat();
+    expect(first.subscription.status()).toMatchObject({ state: "running", inFlight: 1 });
+    slow.open();
+    await clock.settle();
+    expect(ran).toEqual(["one:A1", "one:B1"]);
+    expect(await pending()).toEqual([]);
   });
 });
 
