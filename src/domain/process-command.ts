@@ -61,8 +61,9 @@ export interface CommandReceipt {
 const RESERVATION_ms = 60_000;
 /** A handler that runs inside `process` may take this long before its key is free again. */
 const INLINE_RESERVATION_ms = 300_000;
-/** Between two looks at a key that another submission holds. */
+/** Pauses between two looks at a key that another submission holds: the first one, doubled up to the last one. */
 const POLL_ms = 50;
+const POLL_MOST_ms = 1_000;
 
 /** Process-wide: said once for each domain. */
 const warnedOfKeys = new WeakSet<Domain>();
@@ -278,6 +279,7 @@ async function reserve(
   const { deadline } = metadata.headers;
   const due_ms = deadline === null ? null : (parseDateTime(deadline)?.epoch_ms ?? null);
   const by = domain.stores.random.uuid();
+  let pause_ms = POLL_ms;
   const first = { key, by };
   const second = { key: `${key}:retry`, by };
   for (;;) {
@@ -292,7 +294,8 @@ async function reserve(
       continue;
     }
     if (due_ms !== null && clock.now_ms() > due_ms) throw new CommandExpiredError(metadata.headers.type ?? "", deadline ?? "");
-    await clock.sleep(POLL_ms, signal);
+    await clock.sleep(pause_ms, signal);
+    pause_ms = Math.min(pause_ms * 2, POLL_MOST_ms);
     requireOpen(currentContext(), "process");
   }
 }

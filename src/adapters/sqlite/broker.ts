@@ -43,8 +43,6 @@ interface StreamRow {
 
 interface GroupRow extends StreamRow {
   readonly stream_id: number;
-  readonly stream_ms: number;
-  readonly stream_seq: number;
 }
 
 interface PendingRow extends EntryId {
@@ -585,9 +583,10 @@ function streamRow(connection: Connection, stream: string): StreamRow | undefine
 }
 
 function groupRow(connection: Connection, stream: string, group: string): GroupRow | undefined {
+  // Asked at nearly every call. As a join it takes twelve times as long under Bun (7.5 against 0.6 µs).
   return connection.get<GroupRow>(
-    `SELECT g.id, g.stream_id, g.last_ms, g.last_seq, s.last_ms AS stream_ms, s.last_seq AS stream_seq
-     FROM protean_stream s JOIN protean_group g ON g.stream_id = s.id WHERE s.name = ? AND g.name = ?`,
+    `SELECT id, stream_id, last_ms, last_seq FROM protean_group
+     WHERE stream_id = (SELECT id FROM protean_stream WHERE name = ?) AND name = ?`,
     stream,
     group,
   );
@@ -613,7 +612,6 @@ function entryRow(connection: Connection, streamId: number, id: EntryId): EntryR
 }
 
 function nextEntry(connection: Connection, group: GroupRow): unknown {
-  if (group.stream_ms === group.last_ms && group.stream_seq === group.last_seq) return undefined;
   return connection.get(
     "SELECT 1 FROM protean_entry WHERE stream_id = ? AND (ms, seq) > (?, ?) LIMIT 1",
     group.stream_id,
