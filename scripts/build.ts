@@ -1,10 +1,10 @@
 /**
  * Builds the executable dist/protean (docs/adr/0003-binary.md). The file appears whole, by a rename: a program that runs from the old
- * one goes on undisturbed.
+ * one goes on undisturbed. The same sources give the same bytes, whatever folder they lie in (docs/adr/0008-releases.md).
  */
 import { execFileSync } from "node:child_process";
-import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
 import process from "node:process";
 import { builtInTypes } from "./types.ts";
 
@@ -13,34 +13,25 @@ const root = join(import.meta.dir, "..");
 export interface BuildOptions {
   /** Default src/main.ts. Tests compile entries of their own with the same options. */
   readonly entry?: string;
-  /** Default dist/protean. */
+  /** Default dist/protean. Its name is part of the executable, its folder isn't. */
   readonly target?: string;
+  /** For another machine than this one: Bun's name of the kind of machine, and Bun's executable for it. */
+  readonly machine?: { readonly name: Bun.Build.CompileTarget; readonly bun: string };
 }
 
 /** @returns the path of the executable. @throws when something can't be compiled */
 export async function build(options: BuildOptions = {}): Promise<string> {
-  const target = options.target ?? join(root, "dist", "protean");
-  const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { readonly version: string };
-  const fresh = `${target}.${process.pid}.new`;
+  const target = resolve(options.target ?? join(root, "dist", "protean"));
   mkdirSync(dirname(target), { recursive: true });
+  const fresh = mkdtempSync(join(dirname(target), ".protean-"));
+  const outfile = join(fresh, basename(target));
   try {
-    await Bun.build({
-      entrypoints: [options.entry ?? join(root, "src", "main.ts")],
-      root,
-      target: "bun",
-      // One chunk for every lazily imported part: `version` reads none of the others.
-      splitting: true,
-      minify: { syntax: true, whitespace: false, identifiers: false, keepNames: true },
-      sourcemap: "none",
-      define: {
-        PROTEAN_VERSION: JSON.stringify(version),
-        PROTEAN_COMMIT: JSON.stringify(commit()),
-        // For `protean new`. Entries of tests don't have it.
-        ...(options.entry === undefined ? { PROTEAN_TYPES: JSON.stringify(builtInTypes()) } : {}),
-        "process.env.NODE_ENV": JSON.stringify("production"),
-      },
+    // For `protean new`. Entries of tests don't have it.
+    const types = options.entry === undefined ? { PROTEAN_TYPES: JSON.stringify(builtInTypes()) } : undefined;
+    await bundle(options.entry, types, {
       compile: {
-        outfile: fresh,
+        outfile,
+        ...(options.machine === undefined ? {} : { target: options.machine.name, executablePath: options.machine.bun }),
         // known-traps C1: no foreign preload, no foreign .env from the directory it is started in.
         autoloadBunfig: false,
         autoloadDotenv: false,
@@ -49,16 +40,65 @@ export async function build(options: BuildOptions = {}): Promise<string> {
         autoloadTsconfig: true,
       },
     });
-    chmodSync(fresh, 0o755);
-    renameSync(fresh, target);
+    chmodSync(outfile, 0o755);
+    renameSync(outfile, target);
   } finally {
-    rmSync(fresh, { force: true });
+    rmSync(fresh, { recursive: true, force: true });
   }
   return target;
 }
 
+/** Folders in node_modules whose code is in the executable, such as `c12` or `pkg-types/node_modules/confbox`, sorted. */
+export async function bundledPackages(): Promise<readonly string[]> {
+  const { metafile } = await bundle(undefined, undefined, { metafile: true });
+  if (metafile === undefined) throw new Error("the bundler tells nothing of what it read");
+  const folders = Object.keys(metafile.inputs).flatMap((path) => {
+    const [, folder] = /^node_modules\/((?:.*\/node_modules\/)?(?:@[^/]+\/)?[^/]+)\//.exec(path) ?? [];
+    return folder === undefined ? [] : [folder];
+  });
+  return [...new Set(folders)].sort();
+}
+
+async function bundle(
+  entry = join(root, "src", "main.ts"),
+  defined: Readonly<Record<string, string>> = {},
+  settings: Partial<Bun.BuildConfig> = {},
+): Promise<Bun.BuildOutput> {
+  const from = process.cwd();
+  const entrypoint = resolve(entry);
+  // The bundler writes paths into the bundle as they are seen from the working directory, and names its chunks by their contents.
+  process.chdir(root);
+  try {
+    return await Bun.build({
+      entrypoints: [entrypoint],
+      root,
+      target: "bun",
+      // One chunk for every lazily imported part: `version` reads none of the others.
+      splitting: true,
+      minify: { syntax: true, whitespace: false, identifiers: false, keepNames: true },
+      sourcemap: "none",
+      define: {
+        PROTEAN_VERSION: JSON.stringify(packageVersion()),
+        PROTEAN_COMMIT: JSON.stringify(commit()),
+        ...defined,
+        "process.env.NODE_ENV": JSON.stringify("production"),
+        // A library of CommonJS asks for its folder; the bundler would put in that of this machine.
+        __dirname: JSON.stringify("/$bunfs/root"),
+      },
+      ...settings,
+    } as Bun.BuildConfig);
+  } finally {
+    process.chdir(from);
+  }
+}
+
+/** Of package.json. */
+export function packageVersion(): string {
+  return (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { readonly version: string }).version;
+}
+
 /** Of PROTEAN_COMMIT, else of git, else "unknown" (rulings 73). */
-function commit(): string {
+export function commit(): string {
   const given = process.env["PROTEAN_COMMIT"]?.trim();
   if (given) return given;
   try {

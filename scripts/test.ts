@@ -9,6 +9,7 @@ import { spawn } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
+import { findNode } from "./node.ts";
 import { startPostgres, startRedis } from "./services.ts";
 
 const root = join(import.meta.dir, "..");
@@ -143,7 +144,7 @@ async function smoke(): Promise<void> {
   const folder = join(root, "test", "smoke");
   if (!has(folder, /\.ts$/)) return;
   const deno = process.env["DENO"];
-  const node = await nodeVersion();
+  const node = await findNode();
   for (const file of readdirSync(folder)
     .filter((name) => name.endsWith(".ts"))
     .sort()) {
@@ -151,26 +152,9 @@ async function smoke(): Promise<void> {
     await step(`bun ${path}`, process.execPath, [path]);
     if (deno) await step(`deno run -A ${path}`, deno, ["run", "-A", path]);
     else say(`skipped: ${path} under Deno, there is none for this machine in node_modules or on PATH`);
-    if (node !== null && isAtLeast(node, 22, 18)) await step(`node ${path}`, "node", [path]);
-    else say(`skipped: ${path} under Node, which is ${node ?? "not on PATH"}; TypeScript needs 22.18`);
+    if (typeof node === "string") say(`skipped: ${path} under Node: ${node}`);
+    else await step(`node ${path} (Node ${node.version})`, node.program, [path]);
   }
-}
-
-async function nodeVersion(): Promise<string | null> {
-  return await new Promise((resolve) => {
-    const child = spawn("node", ["--version"], { stdio: ["ignore", "pipe", "ignore"] });
-    let text = "";
-    child.stdout.on("data", (part: Buffer) => {
-      text += part.toString();
-    });
-    child.once("error", () => resolve(null));
-    child.once("close", () => resolve(text.trim() || null));
-  });
-}
-
-function isAtLeast(version: string, major: number, minor: number): boolean {
-  const [a = 0, b = 0] = version.replace(/^v/, "").split(".").map(Number);
-  return a > major || (a === major && b >= minor);
 }
 
 if (only.length === 0 || only.includes("checks")) {
