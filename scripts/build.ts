@@ -17,7 +17,12 @@ export interface BuildOptions {
   readonly target?: string;
   /** For another machine than this one: Bun's name of the kind of machine, and Bun's executable for it. */
   readonly machine?: { readonly name: Bun.Build.CompileTarget; readonly bun: string };
+  /** Default: that of PROTEAN_COMMIT, else of git. */
+  readonly commit?: string;
 }
+
+/** The same for all machines. */
+let types: string | undefined;
 
 /** @returns the path of the executable. @throws when something can't be compiled */
 export async function build(options: BuildOptions = {}): Promise<string> {
@@ -27,8 +32,12 @@ export async function build(options: BuildOptions = {}): Promise<string> {
   const outfile = join(fresh, basename(target));
   try {
     // For `protean new`. Entries of tests don't have it.
-    const types = options.entry === undefined ? { PROTEAN_TYPES: JSON.stringify(builtInTypes()) } : undefined;
-    await bundle(options.entry, types, {
+    if (options.entry === undefined) types ??= builtInTypes();
+    const defined = {
+      ...(options.entry === undefined ? { PROTEAN_TYPES: JSON.stringify(types) } : {}),
+      PROTEAN_COMMIT: JSON.stringify(options.commit ?? commit()),
+    };
+    await bundle(options.entry, defined, {
       compile: {
         outfile,
         ...(options.machine === undefined ? {} : { target: options.machine.name, executablePath: options.machine.bun }),
@@ -79,7 +88,6 @@ async function bundle(
       sourcemap: "none",
       define: {
         PROTEAN_VERSION: JSON.stringify(packageVersion()),
-        PROTEAN_COMMIT: JSON.stringify(commit()),
         ...defined,
         "process.env.NODE_ENV": JSON.stringify("production"),
         // A library of CommonJS asks for its folder; the bundler would put in that of this machine.
