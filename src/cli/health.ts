@@ -5,6 +5,9 @@ import { configOf, placeOf } from "./project.ts";
 
 const TIMEOUT_ms = 10_000;
 
+/** A server listens on all addresses by these; not every system lets one connect to them. */
+const LOOPBACK_OF: Readonly<Record<string, string>> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
+
 /** Made for `HEALTHCHECK` in images without curl: 0 ready, 1 up but not ready, 2 no answer. */
 export const health: Command = {
   description: "Ask a running server whether it is ready: exit 0 ready, 1 not ready, 2 no answer",
@@ -15,7 +18,8 @@ export const health: Command = {
     let base = given;
     if (base === undefined) {
       const { health: settings } = (await configOf(values, await placeOf(values))).server;
-      base = `http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${settings.port}`;
+      const host = LOOPBACK_OF[settings.host] ?? settings.host;
+      base = `http://${host.includes(":") ? `[${host}]` : host}:${settings.port}`;
     }
     const address = URL.canParse(base) ? new URL(base) : null;
     if (address === null || !/^https?:$/.test(address.protocol)) throw usageError(`"${maskUrl(base)}" is no http address`);

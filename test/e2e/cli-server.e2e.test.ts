@@ -76,6 +76,16 @@ describe("protean server", () => {
     expect(runCli(["health", url], { directory }).exitCode).toBe(2);
   });
 
+  test.each([
+    ["0.0.0.0", "http://127.0.0.1:1/readyz"],
+    ["::", "http://[::1]:1/readyz"],
+  ])("asks the loopback address when the server listens on %s", (host, url) => {
+    const { path: directory } = shop({ "domain.toml": `[server.health]\nhost = "${host}"\nport = 1\n` });
+    const { exitCode, stderr } = runCli(["health"], { directory });
+    expect(stderr).toContain(`no answer from ${url}`);
+    expect(exitCode).toBe(2);
+  });
+
   test("ends at once at the second signal", async () => {
     const { path: directory } = shop();
     const server = start(["server", "--http", "off"], directory);
