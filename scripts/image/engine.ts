@@ -49,6 +49,8 @@ export interface Engine {
   build(tag: string, folder: string, dockerfile: string, values: Readonly<Record<string, string>>): Promise<void>;
   settings(tag: string): Promise<ImageSettings>;
   size_bytes(tag: string): Promise<number>;
+  /** Forgets the image; nothing may run from it. */
+  remove(tag: string): Promise<void>;
   /** Starts the image's own command with `app` at /app. `scratch` is an empty folder for the engine's use. */
   start(tag: string, settings: ImageSettings, app: string, scratch: string): Promise<Running>;
 }
@@ -110,6 +112,7 @@ function docker(version: string): Engine {
     },
     settings: async (tag) => settingsOf(JSON.parse(await inspect(tag, "{{json .Config}}"))),
     size_bytes: async (tag) => Number(await inspect(tag, "{{.Size}}")),
+    remove: async (tag) => void (await must("docker", ["image", "rm", tag])),
     start: async (tag, settings, app) => {
       const hard = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none"];
       const id = (await must("docker", ["run", "--detach", ...hard, "--volume", `${app}:/app:ro`, tag])).trim();
@@ -157,6 +160,7 @@ function buildah(version: string): Engine {
     },
     settings: async (tag) => settingsOf((await inspect(tag)).Docker.config),
     size_bytes: async (tag) => parseSize(await call("images", "--format", "{{.Size}}", tag)),
+    remove: async (tag) => void (await call("rmi", tag)),
     start: async (tag, settings, app, scratch) => {
       const data = join(scratch, "data");
       mkdirSync(data);

@@ -5,6 +5,8 @@
  *   sh                   run line by line; servers stay until the end of the page. `fails`: must end with another code than 0;
  *                        `repository`: a script of this repository, which only has to be there; `redis`: REDIS_URL is set; `postgres`:
  *                        DATABASE_URL is set, to an empty database of the page's own
+ *                        `elsewhere`: for programs and places that are not here; the words behind `protean` must be ones that it takes, and each
+ *                        file of deploy/ be there; `release`: run by release.e2e.test.ts
  *   text                 stands in what ran last
  */
 import { afterEach, expect, test } from "bun:test";
@@ -12,6 +14,7 @@ import { accessSync, constants, cpSync, mkdirSync, readdirSync, readFileSync, st
 import { basename, dirname, join } from "node:path";
 import process from "node:process";
 import { PAGES_WITH_KEYS, withKeys } from "../../scripts/docs.ts";
+import { programWords, refusal } from "../support/command-lines.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { freshDatabase } from "../support/postgres.ts";
 import { sharedRedis } from "../support/redis.ts";
@@ -83,7 +86,10 @@ async function follow(page: string, folder: TemporaryFolder, databaseUrl = ""): 
       } else if (language === "sh") {
         const lines = text.split("\n").map((one) => one.replace(/\s+#.*$/, "").trim());
         for (const one of lines.filter((each) => each !== "")) {
-          if (first === "repository") accessSync(join(root, one.split(" ").find((word) => word.endsWith(".sh")) ?? ""), constants.R_OK);
+          if (first === "release") continue;
+          if (first === "elsewhere") checkLine(one);
+          else if (first === "repository")
+            accessSync(join(root, one.split(" ").find((word) => word.endsWith(".sh")) ?? ""), constants.R_OK);
           else if (first === "postgres") await runLine(one, { DATABASE_URL: databaseUrl }, false);
           else await runLine(one, first === "redis" ? { REDIS_URL: await sharedRedis() } : {}, first === "fails");
         }
@@ -94,6 +100,14 @@ async function follow(page: string, folder: TemporaryFolder, databaseUrl = ""): 
     }
   }
   for (const server of servers) expect((await server.end("SIGTERM")).exitCode).toBe(0);
+}
+
+/** @throws when the program wouldn't take the line's words, or a file of deploy/ isn't there */
+function checkLine(line: string): void {
+  const words = programWords(line);
+  const refused = words === null ? null : refusal(words);
+  if (refused !== null) throw new Error(`${line}\n${refused}`);
+  for (const [path] of line.matchAll(/\bdeploy\/[\w./-]+/g)) accessSync(join(root, path), constants.R_OK);
 }
 
 /** A folder in which `import … from "protean"` finds this repository, as a dependency would be found. */
@@ -132,6 +146,16 @@ test(
       await endAll();
       await database.drop();
     }
+  },
+  LIMIT_ms,
+);
+
+test(
+  "docs/deploying.md runs as it stands, as far as it can here",
+  async () => {
+    const folder = folderForPage();
+    folder.write({ "handlers/orders.ts": orders?.text ?? "" });
+    await follow("docs/deploying.md", folder);
   },
   LIMIT_ms,
 );

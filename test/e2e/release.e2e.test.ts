@@ -73,15 +73,22 @@ describe("a release", () => {
     expect(named).toEqual([`protean-${machine}.tar.gz`, `protean-${machine}/protean`, "THIRD_PARTY_LICENSES", "protean.cdx.json"]);
   });
 
-  test("unpacks to a program that tells its version and commit, with the licences beside it", () => {
-    const unpacked = Bun.spawnSync(["tar", "xzf", join(first, `protean-${machine}.tar.gz`)], { cwd: folder.path });
-    expect([unpacked.stderr.toString(), unpacked.exitCode]).toEqual(["", 0]);
-    const place = folder.at(`protean-${machine}`);
-    expect(readdirSync(place).sort()).toEqual(["LICENSE", "THIRD_PARTY_LICENSES", "protean"]);
-    expect(statSync(join(place, "protean")).mtimeMs).toBe(MADE_s * 1000);
-    const { stdout } = Bun.spawnSync([join(place, "protean"), "version", "--json"], { cwd: folder.path, env: {} });
+  test("unpacks as docs/deploying.md says, to a program that tells its version and commit", () => {
+    // What is downloaded: one archive and the sums of all.
+    const place = temporaryFolder();
+    for (const name of [`protean-${machine}.tar.gz`, "SHA256SUMS"]) cpSync(join(first, name), place.at(name));
+    const page = readFileSync(join(root, "docs", "deploying.md"), "utf8");
+    const [, lines = ""] = /^```sh release\n([\s\S]*?)^```$/m.exec(page) ?? [];
+    expect(lines).toContain("tar xzf protean-linux-x64.tar.gz");
+    const { stdout, stderr, exitCode } = Bun.spawnSync(["sh", "-ec", lines.replaceAll("linux-x64", machine)], { cwd: place.path });
+    expect([stderr.toString(), exitCode]).toEqual(["", 0]);
+    const [checked = "", document = ""] = stdout.toString().split(/^(?=\{)/m);
+    expect(checked).toBe(`protean-${machine}.tar.gz: OK\nprotean-${machine}/protean: OK\n`);
     const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { readonly version: string };
-    expect(JSON.parse(stdout.toString()).data).toMatchObject({ version, commit: COMMIT });
+    expect(JSON.parse(document).data).toMatchObject({ version, commit: COMMIT });
+    expect(readdirSync(place.at(`protean-${machine}`)).sort()).toEqual(["LICENSE", "THIRD_PARTY_LICENSES", "protean"]);
+    expect(statSync(place.at(`protean-${machine}`, "protean")).mtimeMs).toBe(MADE_s * 1000);
+    place.remove();
   });
 
   test("holds no path of the machine that made it", () => {

@@ -40,6 +40,21 @@ describe.skipIf(missing !== null)("scripts/image.sh", () => {
       LIMIT_ms,
     );
   }
+
+  test(
+    "makes an image on which others build theirs, as deploy/Dockerfile does",
+    async () => {
+      const engine = await findEngine();
+      const place = temporaryFolder({ "domain.toml": "", "handlers/a.ts": "export {};\n" });
+      await engine.build("protean:test-shop", place.path, join(root, "deploy", "Dockerfile"), { BASE: "protean:test" });
+      place.remove();
+      const settings = await engine.settings("protean:test");
+      expect(await engine.settings("protean:test-shop")).toEqual(settings);
+      expect(settings.command).toEqual(["/usr/local/bin/protean", "server", "--handlers", "/app/handlers"]);
+      for (const tag of ["protean:test-shop", "protean:test"]) await engine.remove(tag);
+    },
+    LIMIT_ms,
+  );
 });
 
 test("without docker and buildah scripts/image.ts says so", () => {
