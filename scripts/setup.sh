@@ -5,10 +5,18 @@ CDPATH= cd -- "$(dirname -- "$0")/.." || exit 1
 [ -f package-lock.json ] || { echo "setup: no package-lock.json in $(pwd)" >&2; exit 1; }
 command -v npm >/dev/null 2>&1 || { echo "setup: npm not found; install Node >= 20 with npm" >&2; exit 1; }
 
+install_locked() {
+  case "$(npm --version)" in
+    # npm before 9.6.7 (Node 20.0 to 20.2) doesn't recognise glibc, and leaves out the executables of this platform.
+    [0-8].* | 9.[0-5].* | 9.6.[0-6]) npm exec --yes --package=npm@9.9.4 -- npm ci --no-audit --no-fund --loglevel=error ;;
+    *) npm ci --no-audit --no-fund --loglevel=error ;;
+  esac
+}
+
 # The stamp is a copy of the lockfile, written when an installation is complete.
 if ! cmp -s package-lock.json node_modules/.protean-setup; then
   echo "setup: installing from package-lock.json" >&2
-  npm ci --no-audit --no-fund --loglevel=error >&2 || exit 1
+  install_locked >&2 || exit 1
   cp package-lock.json node_modules/.protean-setup || exit 1
 fi
 

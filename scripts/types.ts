@@ -38,7 +38,8 @@ export function builtInTypes(): string {
       }),
     );
     const tsc = join(root, "node_modules", ".bin", "tsc");
-    const { stdout, stderr, error } = spawnSync(tsc, ["-p", settings], { cwd: root, encoding: "utf8" });
+    // Through this Bun: the file in JavaScript around the compiler doesn't run under Node 20.0.
+    const { stdout, stderr, error } = spawnSync(process.execPath, [tsc, "-p", settings], { cwd: root, encoding: "utf8" });
     // Mistakes elsewhere are for `npm run typecheck` to tell; the declarations are written all the same.
     if (!existsSync(join(folder, "mod.d.ts"))) {
       throw new Error(`the types of "protean" can't be emitted:\n${stdout ?? ""}${stderr ?? ""}`, { cause: error });

@@ -25,7 +25,7 @@ export function projectFiles(name: string): readonly NewFile[] {
 /** From source the modules are at hand; the program carries their types with it. */
 function types(): string {
   if (typeof PROTEAN_TYPES === "string") return PROTEAN_TYPES;
-  const of = (file: string) => JSON.stringify(new URL(`../${file}`, import.meta.url).pathname);
+  const of = (file: string) => JSON.stringify(decodeURIComponent(new URL(`../${file}`, import.meta.url).pathname));
   return `declare module "protean" {\n  export * from ${of("mod.ts")};\n}\ndeclare module "protean/testing" {\n  export * from ${of("testing.ts")};\n}\n`;
 }
 

@@ -1,9 +1,10 @@
 /** Where something was declared, for errors: `file:line:column` of the first stack frame that isn't ours. */
 import type { ErrorDetail } from "../errors.ts";
 
-/** Folder of this module with its slash, as stack frames show it; empty in a bundle, where our frames have the bundle's own name. */
-const HERE = import.meta.url.replace(/^file:\/\//, "").replace(/domain\/place\.[cm]?[jt]s$/, "");
-const BUNDLE = import.meta.url.replace(/^file:\/\//, "");
+/** This module, or the bundle that it is in. */
+const BUNDLE = toPath(import.meta.url);
+/** The folder above this one, with its slash; in a bundle the same as `BUNDLE`. */
+const HERE = BUNDLE.replace(/domain\/place\.[cm]?[jt]s$/, "");
 
 /**
  * Frames of the library: the files of this source tree (domain and its neighbours), the file it was bundled into, and what lies inside
@@ -33,19 +34,24 @@ export function declarationPlace(): string {
   const stack = new Error("place").stack ?? "";
   Error.stackTraceLimit = limit;
   for (const line of stack.split("\n").slice(1)) {
-    const place = /(?:\(|at |@)((?:file:\/\/)?(?:[A-Za-z]:)?[^()\s][^()]*?):(\d+):(\d+)\)?$/.exec(line.trim());
+    // Folders may have blanks and brackets in their names, so only the beginning of a path tells one.
+    const place = /(?:\(|at (?:async )?|@)((?:file:\/\/|\/|[A-Za-z]:[\\/]).*):(\d+):(\d+)\)?$/.exec(line.trim());
     if (place === null) continue;
-    const file = (place[1] ?? "").replace(/^async /, "").replace(/^file:\/\//, "");
-    if (!isOurs(file)) return `${decodeIfEncoded(file)}:${place[2]}:${place[3]}`;
+    const file = toPath(place[1] ?? "");
+    if (!isOurs(file)) return `${file}:${place[2]}:${place[3]}`;
   }
   return "unknown place";
 }
 
-function decodeIfEncoded(file: string): string {
+/** Bun's frames have paths, Node's have URLs, in which a blank is `%20`, and Deno's have URLs with the blanks put back. */
+function toPath(urlOrPath: string): string {
+  if (!urlOrPath.startsWith("file://")) return urlOrPath;
+  const path = urlOrPath.slice("file://".length);
   try {
-    return decodeURIComponent(file);
+    return decodeURIComponent(path);
   } catch {
-    return file;
+    // A `%` that belongs to the name.
+    return path;
   }
 }
 

@@ -237,13 +237,14 @@ interface StackPlace extends Partial<Omit<Position, "file">> {
 /** The innermost place in one of the user's files; else the innermost in any file that isn't part of this program. */
 function placeInStack(error: unknown, files: readonly string[]): StackPlace | null {
   if (!(error instanceof Error) || typeof error.stack !== "string") return null;
-  const header = /^(file:\/\/\S+?|\/\S+?):(\d+)\n/.exec(error.stack);
+  const header = /^(file:\/\/\S+?|\/.+?):(\d+)\n/.exec(error.stack);
   if (header?.[1] !== undefined) return { file: toPath(header[1]), line: Number(header[2]), header: true };
   const folders = new Set(files.map((file) => dirname(file)));
   const isUsers = (file: string) => [...folders].some((folder) => file.startsWith(folder)) && !file.includes("/node_modules/");
   const frames: Position[] = [];
   for (const line of error.stack.split("\n")) {
-    const frame = /(?:\(|at (?:async )?)((?:file:\/\/|\/)[^()]*?):(\d+):(\d+)\)?$/.exec(line.trim());
+    // Folders may have blanks and brackets in their names.
+    const frame = /(?:\(|at (?:async )?)((?:file:\/\/|\/).*):(\d+):(\d+)\)?$/.exec(line.trim());
     if (frame?.[1] !== undefined) frames.push({ file: toPath(frame[1]), line: Number(frame[2]), column: Number(frame[3]) });
   }
   const place = frames.find((frame) => isUsers(frame.file));
@@ -267,7 +268,13 @@ function firstLine(text: string): string {
 }
 
 function toPath(urlOrPath: string): string {
-  return urlOrPath.startsWith("file:") ? fileURLToPath(urlOrPath) : urlOrPath;
+  if (!urlOrPath.startsWith("file:")) return urlOrPath;
+  try {
+    return fileURLToPath(urlOrPath);
+  } catch {
+    // Deno writes URLs decoded into its stacks: a `%` that belongs to the name is left in them.
+    return urlOrPath.replace(/^file:\/\//, "");
+  }
 }
 
 /** A project may have installed another `protean` for its editor's sake; the one that runs is ours (cli.md 2.2). */

@@ -154,7 +154,7 @@ test(
     await untilRunning(startProgram(SERVER, place));
     await open(place);
     await until("the account is in the projection", async () => (await balance(place)) === 0, 20_000);
-    const program = await startLine(`${process.execPath} program.ts`, place).ended;
+    const program = await startLine(`"${process.execPath}" program.ts`, place).ended;
     expect(program.exitCode).toBe(0);
     expect(JSON.parse(program.stdout)).toMatchObject({ stream: expect.stringContaining("fidelis::account:command") });
     await until("the deposit is in the projection", async () => (await balance(place)) === 500, 20_000);

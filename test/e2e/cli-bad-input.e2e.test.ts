@@ -94,6 +94,28 @@ domain.subscriber("S", { stream: "" }).handle(() => {});
   });
 });
 
+describe.each(["bun", "deno"] as const)("under %s, in a folder with blanks, brackets and a percent sign", (runtime) => {
+  const TWICE = `import { Domain, f } from "protean";
+const domain = new Domain("shop");
+class Placed extends domain.event("Placed", { fields: {} }) {}
+const fields = { id: f.identifier({ identifier: true }) };
+domain.aggregate("One", { fields, events: [Placed] });
+domain.aggregate("Two", { fields, events: [Placed] });
+`;
+  test.each([
+    ["what throws", 'const x = 1;\nthrow new TypeError("boom");\n', "handlers/a.ts:2:", 2],
+    ["what is no TypeScript", "const a = 1;\nconst b = ;\n", "handlers/a.ts:2:11", 2],
+    ["what imports something that isn't there", '// one\nimport { x } from "./nowhere.ts";\nconsole.error(x);\n', "handlers/a.ts:2:19", 2],
+    ["what is declared twice", TWICE, "`One` already (a.ts:5), listed again by `Two` (a.ts:6)", 1],
+  ])("the place of %s is told", (_what, text, place, code) => {
+    const name = "my shop (1) 100% é";
+    const directory = `${folder({ [`${name}/handlers/a.ts`]: text })}/${name}`;
+    const { exitCode, stdout, stderr } = runCli(["check"], { directory, runtime });
+    expect(stdout + stderr).toContain(place);
+    expect(exitCode).toBe(code);
+  });
+});
+
 describe("a wrong call", () => {
   test.each([
     [["server", "--wrokers", "4"], "unknown flag --wrokers", "--workers"],

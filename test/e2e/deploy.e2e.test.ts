@@ -1,7 +1,7 @@
 /** The samples under deploy/: what they say fits together, the program takes their words, and it runs with their configuration on real servers. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join, normalize } from "node:path";
 import process from "node:process";
 import { DatabaseSync } from "node:sqlite";
@@ -58,7 +58,9 @@ describe("the systemd unit", () => {
   const setting = (name: string) => new RegExp(`^${name}=(.*)$`, "m").exec(unit)?.[1] ?? "";
 
   test.skipIf(findOnPath("systemd-analyze") === null)("is understood by systemd in every line", () => {
-    const folder = temporaryFolder({ "protean.service": unit.replaceAll("/usr/local/bin/protean", binary()) });
+    const folder = temporaryFolder();
+    symlinkSync(binary(), folder.at("protean"));
+    folder.write({ "protean.service": unit.replaceAll("/usr/local/bin/protean", folder.at("protean")) });
     const { status, stderr } = spawnSync("systemd-analyze", ["verify", folder.at("protean.service")], { encoding: "utf8" });
     folder.remove();
     expect([status, stderr]).toEqual([0, ""]);

@@ -70,7 +70,7 @@ async function follow(page: string, folder: TemporaryFolder, databaseUrl = ""): 
     if (fails ? ran.exitCode === 0 : ran.exitCode !== 0) throw new Error(`${line}: exit code ${ran.exitCode}\n${ran.stdout}${ran.stderr}`);
   };
   const runFile = async (file: string): Promise<void> => {
-    const words = file.endsWith(".test.ts") ? `${process.execPath} test ./${file}` : `${process.execPath} ${file}`;
+    const words = file.endsWith(".test.ts") ? `"${process.execPath}" test ./${file}` : `"${process.execPath}" ${file}`;
     if (/\.test\.ts$|^program\.ts$/.test(file)) await runLine(words, {}, false);
   };
   for (const { language, words, text, line } of blocksOf(read(page))) {
@@ -208,11 +208,7 @@ test(
     const settings = { extends: join(root, "tsconfig.json"), compilerOptions: options, include: [folder.path], exclude: [] };
     folder.write({ "tsconfig.json": JSON.stringify(settings) });
     const compiler = join(root, "node_modules", ".bin", "tsc");
-    // With the runtime's own folder on the PATH: the compiler is a script.
-    const ran = await startLine(`${compiler} --noEmit -p .`, {
-      directory: folder.path,
-      environment: { PATH: process.env["PATH"] ?? "" },
-    }).ended;
+    const ran = await startLine(`"${process.execPath}" "${compiler}" --noEmit -p .`, { directory: folder.path }).ended;
     // The project's own sources are checked by scripts/test.sh.
     const wrong = ran.stdout.split("\n").filter((line) => /^[^\s.]/.test(line) && !line.includes("src/"));
     expect(wrong).toEqual([]);

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import type { Subprocess } from "bun";
 import { openSqlite } from "../../../../src/adapters/sqlite/mod.ts";
@@ -35,7 +36,7 @@ describe("a SQLite file and other processes", () => {
   });
 
   const start = async (what: "hold" | "append" | "commit"): Promise<Writer> => {
-    const writer = Bun.spawn([process.execPath, new URL("./writer-process.ts", import.meta.url).pathname, what, under.file], {
+    const writer = Bun.spawn([process.execPath, join(import.meta.dir, "writer-process.ts"), what, under.file], {
       stdin: "pipe",
       stdout: "pipe",
       stderr: "inherit",
