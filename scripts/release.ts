@@ -2,13 +2,13 @@
  * Makes a release in dist/release: for each kind of machine an archive with the executable and the licences, beside them SBOM, licences and SHA-256
  * sums. The same commit gives the same bytes in every folder and at every time (docs/adr/0008-releases.md).
  *
- *   sh scripts/release.sh [--out DIR] [--dirty] [linux-x64 …]     without names: all kinds of machine
+ *   sh scripts/release.sh [--out DIR] [--dirty] [linux-x64 …]     without names: all kinds of machine; DIR as seen from the project's root
  *
  * PROTEAN_COMMIT and SOURCE_DATE_EPOCH say which commit this is and of when (else 1970); without them git does.
  */
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -45,6 +45,9 @@ export function hostMachine(): string {
   return `${system}-${process.arch}${isMusl ? "-musl" : ""}`;
 }
 
+/** Every release has this file, so a folder with it may be replaced by another one. */
+const SUMS = "SHA256SUMS";
+
 class ReleaseError extends Error {}
 
 interface Wanted {
@@ -62,8 +65,12 @@ function wanted(words: readonly string[]): Wanted {
   for (const name of positionals) {
     if (MACHINES[name] === undefined) throw new ReleaseError(`no machine "${name}"; there are ${Object.keys(MACHINES).join(", ")}`);
   }
+  const out = resolve(root, values.out ?? join("dist", "release"));
+  if (existsSync(out) && readdirSync(out).length > 0 && !existsSync(join(out, SUMS))) {
+    throw new ReleaseError(`${out} holds something else than a release, and would be replaced: give another folder`);
+  }
   return {
-    out: resolve(values.out ?? join(root, "dist", "release")),
+    out,
     machines: positionals.length > 0 ? positionals : Object.keys(MACHINES),
     origin: originOf(values.dirty),
   };
@@ -71,7 +78,8 @@ function wanted(words: readonly string[]): Wanted {
 
 function originOf(takesChanges: boolean): Origin {
   const name = commit();
-  if (name === "unknown") throw new ReleaseError("nobody says which commit this is: there is no git here; set PROTEAN_COMMIT");
+  if (name === "unknown")
+    throw new ReleaseError("nobody says which commit this is: no git, no repository, or one of another user; set PROTEAN_COMMIT");
   const isGiven = (process.env["PROTEAN_COMMIT"] ?? "").trim() !== "";
   const changes = isGiven ? "" : git("status", "--porcelain");
   if (changes !== "" && !takesChanges) {
@@ -150,14 +158,14 @@ async function release({ out, machines, origin }: Wanted): Promise<void> {
       writeFileSync(join(fresh, name), text);
       sums.push(sumLine(name, Buffer.from(text)));
     }
-    writeFileSync(join(fresh, "SHA256SUMS"), `${sums.join("\n")}\n`);
+    writeFileSync(join(fresh, SUMS), `${sums.join("\n")}\n`);
     chmodSync(fresh, 0o755);
     rmSync(out, { recursive: true, force: true });
     renameSync(fresh, out);
   } finally {
     rmSync(fresh, { recursive: true, force: true });
   }
-  process.stdout.write(readFileSync(join(out, "SHA256SUMS"), "utf8"));
+  process.stdout.write(readFileSync(join(out, SUMS), "utf8"));
   process.stderr.write(`release: ${out}, commit ${origin.commit}\n`);
 }
 

@@ -47,7 +47,7 @@ describe("a release", () => {
     for (const name of names) cpSync(join(root, name), join(copy, name), { recursive: true, verbatimSymlinks: true, filter: isRead });
     mkdirSync(join(root, "node_modules", ".cache"), { recursive: true });
     symlinkSync(join(root, "node_modules", ".cache"), join(copy, "node_modules", ".cache"));
-    folder.write({ "second/protean-of-yesterday.tar.gz": "" });
+    folder.write({ "second/protean-of-yesterday.tar.gz": "", "second/SHA256SUMS": "" });
     const ran = await Promise.all([
       release(root, folder.path, ["--out", first, machine]),
       release(copy, copy, ["--out", second, machine], { TZ: "Asia/Tokyo", LC_ALL: "C" }),
@@ -136,6 +136,14 @@ describe("a release is refused", () => {
     const { exitCode, stderr } = await release(root, root, words, environment);
     expect(stderr).toContain(said);
     expect(exitCode).toBe(2);
+  });
+
+  test("into a folder that holds something else", async () => {
+    const place = temporaryFolder({ "photo.jpeg": "" });
+    const { exitCode, stderr } = await release(root, root, ["--out", place.path, machine]);
+    expect(stderr).toContain(`${place.path} holds something else than a release`);
+    expect([exitCode, readdirSync(place.path)]).toEqual([2, ["photo.jpeg"]]);
+    place.remove();
   });
 
   test("when the registry gives other bytes than the lockfile says", async () => {
