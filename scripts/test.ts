@@ -13,7 +13,7 @@ import { findNode } from "./node.ts";
 import { startPostgres, startRedis } from "./services.ts";
 
 const root = join(import.meta.dir, "..");
-const SUITES = ["unit", "types", "golden", "conformance", "e2e", "crash", "interop"] as const;
+const SUITES = ["unit", "types", "golden", "conformance", "e2e", "ship", "crash", "interop"] as const;
 const SLOW_SUITES = ["sim", "bench", "image"] as const;
 /** Limit for one step; everything together stays below the 25 minutes that CI has. */
 const STEP_LIMIT_ms = 8 * 60_000;

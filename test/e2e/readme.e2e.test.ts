@@ -6,7 +6,7 @@
  *                        `repository`: a script of this repository, which only has to be there; `redis`: REDIS_URL is set; `postgres`:
  *                        DATABASE_URL is set, to an empty database of the page's own
  *                        `elsewhere`: for programs and places that are not here; the words behind `protean` must be ones that it takes, and each
- *                        file of deploy/ be there; `release`: run by release.e2e.test.ts
+ *                        file of deploy/ be there; `release`: run by test/ship/release.test.ts
  *   text                 stands in what ran last
  */
 import { afterEach, expect, test } from "bun:test";
