@@ -1,5 +1,5 @@
-import { DeserializationError } from "../../errors.ts";
-import { metadataOfPickle, pickleOfMetadata } from "../../messages/pickle.ts";
+import { errorOfColumn, metadataOfColumn } from "../../messages/outbox-columns.ts";
+import { pickleOfMetadata } from "../../messages/pickle.ts";
 import type { OutboxCounts, OutboxInsert, OutboxOutcome, OutboxRow, OutboxStatus, OutboxStore } from "../../ports/outbox-store.ts";
 import { isoOfSqlTime } from "./columns.ts";
 import type { Statement, StoredRow } from "./pool.ts";
@@ -308,7 +308,7 @@ function outboxRow(row: StoredRow): OutboxRow {
     streamName: row["stream_name"] ?? "",
     type: row["type"] ?? "",
     data: row["data"] ?? "null",
-    metadata: metadataText(row["metadata_"] ?? ""),
+    metadata: metadataOfColumn(Buffer.from((row["metadata_"] ?? "").slice(2), "hex")),
     correlationId: row["correlation_id"] ?? null,
     causationId: row["causation_id"] ?? null,
     partitionKey: row["partition_key"] ?? null,
@@ -320,23 +320,7 @@ function outboxRow(row: StoredRow): OutboxRow {
     createdAt: isoOfSqlTime(row["created_at"] ?? ""),
     publishedAt: row["published_at"] == null ? null : isoOfSqlTime(row["published_at"]),
     nextRetryAt: row["next_retry_at"] == null ? null : isoOfSqlTime(row["next_retry_at"]),
-    lastError: errorMessage(row["last_error"] ?? null),
+    lastError: errorOfColumn(row["last_error"] ?? null),
     lockedBy: row["locked_by"] ?? null,
   };
-}
-
-/** What can't be read is no metadata, and says why: its publisher refuses this one row, and goes on with the others (D3). */
-function metadataText(hex: string): string {
-  try {
-    return metadataOfPickle(Buffer.from(hex.slice(2), "hex"));
-  } catch (error) {
-    if (!(error instanceof DeserializationError)) throw error;
-    return `unreadable: ${error.message}`;
-  }
-}
-
-function errorMessage(text: string | null): string | null {
-  if (text === null) return null;
-  const value = JSON.parse(text) as { readonly message?: unknown } | string | null;
-  return value === null ? null : String((typeof value === "object" ? value.message : value) ?? text);
 }

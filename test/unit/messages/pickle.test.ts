@@ -1,6 +1,9 @@
 import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
 import { DeserializationError, InvalidDataError } from "../../../src/errors.ts";
+import { toJsonText, type WireValue } from "../../../src/messages/json.ts";
 import { metadataOfPickle, pickleOfMetadata } from "../../../src/messages/pickle.ts";
+import { PyFloat } from "../../../src/messages/python-number.ts";
 import { readFixture, readFixtureRecords } from "../../golden/fixtures.ts";
 
 interface Vectors {
@@ -74,5 +77,55 @@ describe("writing a pickle", () => {
   test("what is no object, or has half a character, is refused", () => {
     expect(() => pickleOfMetadata("[]")).toThrow(InvalidDataError);
     expect(() => pickleOfMetadata('{"a": "\\ud83d"}')).toThrow("surrogate");
+  });
+});
+
+describe("the short ways", () => {
+  const json = fc.letrec<{ value: unknown; object: unknown }>((tie) => ({
+    object: fc.dictionary(
+      fc.string({ unit: "binary" }).filter((key) => key !== "__proto__" && !/^\d+$/.test(key)),
+      tie("value"),
+      { maxKeys: 5 },
+    ),
+    value: fc.oneof(
+      { depthSize: "small" },
+      fc.constantFrom(null, true, false, "2026-11-22T01:00:23.007046+00:00", 'a "quoted": 1.5, [2.5', "�"),
+      fc.string({ unit: "binary" }),
+      fc.integer(),
+      fc.bigInt(),
+      fc.double({ noNaN: true, noDefaultInfinity: true }).map((value) => new PyFloat(value)),
+      fc.array(tie("value"), { maxLength: 4 }),
+      tie("object"),
+    ),
+  })).object as fc.Arbitrary<WireValue>;
+
+  test("write and read any JSON text for text, as the exact reader reads it", () => {
+    fc.assert(
+      fc.property(json, (value) => {
+        const text = toJsonText(value);
+        const written = pickleOfMetadata(text);
+        expect(metadataOfPickle(written)).toBe(text);
+        // Another protocol's number: read by the reader that knows Python's pickles.
+        const asOthers = Buffer.from(written);
+        asOthers[1] = 3;
+        expect(metadataOfPickle(asOthers)).toBe(text);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test("leave what isn't written so to the exact reader", () => {
+    const dict = (...inner: readonly (number | string)[]) => bytes(0x80, 2, "}(", ...inner, "u.");
+    const key = bytes("X", 1, 0, 0, 0, "k").toString("latin1");
+    expect(() => metadataOfPickle(dict(key, "G", "\x7f\xf0\0\0\0\0\0\0"))).toThrow("Infinity");
+    expect(() => metadataOfPickle(dict(key, "X", 1, 0, 0, 0, 0xff))).toThrow("UTF-8");
+    expect(() => metadataOfPickle(dict(key, "X", 9, 0, 0, 0, "short"))).toThrow("ends in the middle");
+    expect(() => metadataOfPickle(dict("N", "N"))).toThrow("no text");
+    expect(metadataOfPickle(dict(key, "K", 7))).toBe('{"k": 7}');
+  });
+
+  test("refuse what is nested too deep", () => {
+    const deep = `{"a": ${"[".repeat(70)}${"]".repeat(70)}}`;
+    expect(() => pickleOfMetadata(deep)).toThrow("deeper than 64");
   });
 });
