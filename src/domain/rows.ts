@@ -46,7 +46,7 @@ function parentColumnOf(parent: Model): string {
 function collectTables(model: Model, parent: Model | null): ElementTable[] {
   const columns = model.plans.flatMap((plan) => columnsFor(plan, "", true));
   const parentColumn = parent === null ? null : parentColumnOf(parent);
-  if (parentColumn !== null) columns.push({ name: parentColumn, type: "string", required: false, unique: false });
+  if (parentColumn !== null) columns.push({ name: parentColumn, type: "text", required: false, unique: false });
   const indexes = model.options["indexes"] as ElementTable["indexes"];
   const table: ElementTable = {
     name: tableName(model),

@@ -173,7 +173,7 @@ export class Changes {
     const heads = this.#quietly(() =>
       this.#options.connection.get<Heads>(
         `SELECT coalesce((SELECT max(global_position) FROM messages), 0) AS messages,
-                coalesce((SELECT max(sequence_number) FROM outbox), 0) || '/' || (SELECT n FROM protean_signal WHERE name = 'outbox') AS outbox,
+                coalesce((SELECT max(rowid) FROM outbox), 0) || '/' || (SELECT n FROM protean_signal WHERE name = 'outbox') AS outbox,
                 coalesce((SELECT max(changed) FROM protean_stream), 0) AS streams`,
       ),
     );

@@ -1,4 +1,6 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import { ProteanError } from "../../errors.ts";
+import { pickleOfMetadata } from "../../messages/pickle.ts";
 
 /** A value that SQLite takes or gives. */
 export type SqlValue = null | number | bigint | string | Uint8Array;
@@ -39,6 +41,7 @@ export class Connection {
     this.#database.function("protean_lower", { deterministic: true }, (value: unknown) =>
       typeof value === "string" ? value.toLowerCase() : ((value ?? null) as SQLInputValue),
     );
+    this.#database.function("protean_pickle", { deterministic: true }, (value: unknown) => pickled(value) as SQLInputValue);
   }
 
   run(sql: string, ...values: SqlValue[]): { readonly changes: number; readonly rowid: number } {
@@ -105,6 +108,17 @@ export class Connection {
       if (oldest !== undefined) this.#statements.delete(oldest);
     }
     return statement;
+  }
+}
+
+/** For migrations: what is no metadata stays as it is, and is refused where it is read. */
+function pickled(value: unknown): unknown {
+  if (typeof value !== "string" && !(value instanceof Uint8Array)) return value;
+  try {
+    return pickleOfMetadata(typeof value === "string" ? value : new TextDecoder().decode(value));
+  } catch (error) {
+    if (error instanceof ProteanError) return value;
+    throw error;
   }
 }
 

@@ -1,4 +1,4 @@
-import { mkdirSync, realpathSync, renameSync, rmSync, statfsSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, realpathSync, renameSync, rmSync, statfsSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { ConfigurationError, ConnectionError, DatabaseError, ProteanError } from "../../errors.ts";
 import type { Clock } from "../../ports/clock.ts";
@@ -6,13 +6,17 @@ import type { Log } from "../../ports/log.ts";
 import type { Random } from "../../ports/random.ts";
 import { Changes } from "./changes.ts";
 import { Connection, primaryCode, RESULT } from "./connection.ts";
-import { type Migration, migrate } from "./schema.ts";
+import type { Migration } from "./migrations.ts";
+import { migrate, OldProgramsRun, requireUsableFile, schemaVersion } from "./schema.ts";
 
 /** How long a call waits for other processes' writes before it gives up (Database port). */
 const LOCK_ms = 5_000;
 /** Pauses between two tries grow from the first to the second, each with full jitter around it. */
 const PAUSE_first_ms = 1;
 const PAUSE_max_ms = 20;
+/** A server that was killed is taken for alive so long: its leases and its record run out within 10 s. */
+const LIVES_ms = 11_000;
+const LOOK_AGAIN_ms = 250;
 
 /** Kinds of file system (statfs) over which WAL's shared memory doesn't reach other hosts: NFS, SMB, CIFS, SMB2, AFS. */
 const NETWORK_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
@@ -59,6 +63,9 @@ export class SqliteFile {
   readonly changes: Changes;
   readonly #durable: Connection;
   readonly #quick: Connection;
+  readonly #migrations: readonly Migration[] | undefined;
+  /** Of the file when we last looked. */
+  #version: number;
   #closed = false;
 
   private constructor(
@@ -75,6 +82,8 @@ export class SqliteFile {
     this.log = options.log;
     this.#durable = connections.durable;
     this.#quick = connections.quick;
+    this.#migrations = options.migrations;
+    this.#version = schemaVersion(connections.quick);
     const file = this.inMemory ? null : address;
     const watches = options.watches ?? true;
     this.changes = new Changes({ connection: connections.durable, file, watches, clock: options.clock, log: options.log });
@@ -96,15 +105,19 @@ export class SqliteFile {
     const opened: Connection[] = [];
     try {
       const durable = await patiently(options, path, () => openConnection(path, "FULL", opened));
-      const change = await patiently(options, path, () =>
-        migrate(durable, {
-          file: path,
-          now_ms: options.clock.now_ms(),
-          keepCopy: () => keepCopy(durable, path, options.random),
-          ...migrationsOf(options),
-        }),
+      const change = await withoutOldPrograms(options, () =>
+        patiently(options, path, () =>
+          migrate(durable, {
+            file: path,
+            now_ms: options.clock.now_ms(),
+            keepCopy: () => keepCopy(path),
+            ...migrationsOf(options),
+          }),
+        ),
       );
-      if (change !== null && change.from > 0) options.log.info("sqlite.migrated", { file: path, ...change, copy: `${path}.bak` });
+      if (change !== null && (change.from > 0 || change.adopted)) {
+        options.log.info("sqlite.migrated", { file: path, ...change, copy: `${path}.bak` });
+      }
       const quick = await patiently(options, path, () => openConnection(path, "NORMAL", opened));
       const identity = `sqlite:${join(realpathSync(folder), basename(path))}`;
       return new SqliteFile(options, path, identity, { durable, quick });
@@ -121,12 +134,12 @@ export class SqliteFile {
 
   /** One transaction that is on the disk when the promise resolves: units of work, published entries, dead letters. */
   writeDurably<R>(body: (connection: Connection) => R): Promise<R> {
-    return this.#patiently(() => this.#durable.transaction(() => body(this.#durable)));
+    return this.#patiently(() => this.#durable.transaction(() => body(this.#usable(this.#durable))));
   }
 
   /** One transaction whose loss in a power cut only repeats work: claims, acknowledgements, counters, heartbeats. */
   writeQuickly<R>(body: (connection: Connection) => R): Promise<R> {
-    return this.#patiently(() => this.#quick.transaction(() => body(this.#quick)));
+    return this.#patiently(() => this.#quick.transaction(() => body(this.#usable(this.#quick))));
   }
 
   /** What `body` sees after its writes; they are undone in the same turn. */
@@ -140,6 +153,15 @@ export class SqliteFile {
     this.changes.close();
     this.#quick.close();
     if (this.#durable !== this.#quick) this.#durable.close();
+  }
+
+  /** A newer program may have changed the layout under us: then what we write must still be right there. @throws ConfigurationError */
+  #usable(connection: Connection): Connection {
+    const version = schemaVersion(connection);
+    if (version === this.#version) return connection;
+    requireUsableFile(connection, this.address, this.#migrations);
+    this.#version = version;
+    return connection;
   }
 
   #patiently<R>(run: () => R): Promise<R> {
@@ -168,6 +190,19 @@ async function patiently<R>(time: { readonly clock: Clock; readonly random: Rand
       }
     }
     await time.clock.sleep(pause_ms * (0.5 + time.random.float()));
+  }
+}
+
+/** Servers of an older version that were just killed are waited for. */
+async function withoutOldPrograms<R>(time: { readonly clock: Clock }, run: () => Promise<R>): Promise<R> {
+  const deadline_ms = time.clock.monotonic_ms() + LIVES_ms;
+  for (;;) {
+    try {
+      return await run();
+    } catch (error) {
+      if (!(error instanceof OldProgramsRun) || time.clock.monotonic_ms() >= deadline_ms) throw error;
+    }
+    await time.clock.sleep(LOOK_AGAIN_ms);
   }
 }
 
@@ -229,10 +264,30 @@ function openConnection(path: string, synchronous: "FULL" | "NORMAL", opened: Co
   return connection;
 }
 
-/** The file as it was, beside it. Copying the file itself would miss what lies in its log (rulings 53). */
-function keepCopy(connection: Connection, path: string, random: Random): void {
-  const unfinished = `${path}.${random.hex(8)}.bak`;
+/**
+ * The file as it was, beside it. Copying the file itself would miss what lies in its log (rulings 53). Its owner holds the write lock, so nobody else is
+ * here; what a kill left of an earlier copy is made anew.
+ */
+function keepCopy(path: string): void {
+  const unfinished = `${path}.bak.part`;
   rmSync(unfinished, { force: true });
-  connection.run("VACUUM INTO ?", unfinished);
+  const reader = new Connection(path);
+  try {
+    reader.run("VACUUM INTO ?", unfinished);
+  } finally {
+    reader.close();
+  }
+  syncToDisk(unfinished);
   renameSync(unfinished, `${path}.bak`);
+  syncToDisk(dirname(path));
+}
+
+/** SQLite doesn't sync what VACUUM INTO wrote. */
+export function syncToDisk(path: string): void {
+  const descriptor = openSync(path, "r");
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
 }

@@ -1,5 +1,7 @@
 import { isoOfEpoch } from "../../messages/datetime.ts";
 import { toJsonText } from "../../messages/json.ts";
+import { errorOfColumn, metadataOfColumn } from "../../messages/outbox-columns.ts";
+import { pickleOfMetadata } from "../../messages/pickle.ts";
 import type { OutboxCounts, OutboxInsert, OutboxOutcome, OutboxRow, OutboxStatus, OutboxStore } from "../../ports/outbox-store.ts";
 import { signalOutbox } from "./changes.ts";
 import type { Connection, SqlValue } from "./connection.ts";
@@ -20,9 +22,7 @@ interface StoredRow {
   readonly status: OutboxStatus;
   readonly max_retries: number;
   readonly next_retry_at: string | null;
-  readonly locked_until: string | null;
   readonly locked_by: string | null;
-  readonly sequence_number: number;
   readonly correlation_id: string | null;
   readonly causation_id: string | null;
   readonly partition_key: string | null;
@@ -30,16 +30,15 @@ interface StoredRow {
   readonly target_broker: string;
 }
 
-/** What of a row decides whether it may go out. */
+/** What of a row decides whether it may go out. `place` is its rowid: the order of insertion. */
 interface QueueRow {
-  readonly id: string;
+  readonly place: number;
   readonly stream_name: string;
   readonly priority: number;
-  readonly sequence_number: number;
   readonly ready: number;
 }
 
-// SQLite uses a partial index only where its condition stands in the query word for word: these are the ones of schema.ts.
+// SQLite uses a partial index only where its condition stands in the query word for word: these are the ones of migrations.ts.
 /** Rows that a broker has still to get. */
 const UNFINISHED = "status IN ('pending', 'processing', 'failed')";
 /** Those of them that may have a lock or a time to wait for. */
@@ -50,30 +49,29 @@ const READY = "((locked_until IS NULL OR locked_until <= ?) AND (next_retry_at I
 /** Rows that one statement of `cleanup` deletes, so that the loop goes on between. */
 const CLEANUP_rows = 1_000;
 
-const encoder = new TextEncoder();
-const decoder = new TextDecoder();
+const READ = `id, message_id, stream_name, type, data, metadata_, created_at, published_at, retry_count, last_error, status, max_retries, next_retry_at,
+  locked_by, correlation_id, causation_id, partition_key, priority, target_broker`;
 
-/** Adds rows inside a transaction that somebody else has begun. Rows whose message has one for the same broker are left out on request. */
+/**
+ * Adds rows inside a transaction that somebody else has begun. Rows whose message has one for the same broker are left out on request.
+ * @throws InvalidDataError when metadata can't be pickled
+ */
 export function insertOutboxRows(connection: Connection, rows: readonly OutboxInsert[], now_ms: number, skipPresent = false): number {
-  if (rows.length === 0) return 0;
   const created = sqlTime(now_ms);
-  let sequence = connection.get<{ last: number }>("SELECT coalesce(max(sequence_number), 0) AS last FROM outbox")?.last ?? 0;
   let added = 0;
   for (const row of rows) {
-    sequence += 1;
     added += connection.run(
       `INSERT ${skipPresent ? "OR IGNORE " : ""}INTO outbox
          (message_id, stream_name, type, data, metadata_, created_at, retry_count, last_error, status, max_retries,
-          sequence_number, correlation_id, causation_id, partition_key, priority, target_broker, id, _version)
-       VALUES (?, ?, ?, ?, ?, ?, 0, 'null', 'pending', ?, ?, ?, ?, ?, ?, ?, ?, 0)`,
+          correlation_id, causation_id, partition_key, priority, target_broker, id, _version)
+       VALUES (?, ?, ?, ?, ?, ?, 0, 'null', 'pending', ?, ?, ?, ?, ?, ?, ?, 0)`,
       row.messageId,
       row.streamName,
       row.type,
       row.data,
-      encoder.encode(row.metadata),
+      pickleOfMetadata(row.metadata),
       created,
       row.maxRetries,
-      sequence,
       row.correlationId,
       row.causationId,
       row.partitionKey,
@@ -86,10 +84,11 @@ export function insertOutboxRows(connection: Connection, rows: readonly OutboxIn
 }
 
 /**
- * The outbox of one file.
+ * The outbox of one file: Python's table, with one column of ours, `entry_id`.
  *
- * Commit order is `sequence_number`: one more than the highest that exists, given under the write lock. Rows leave the table from its
- * old end (or once published), so the number of a new row is above those of all that are still there, also when a number is used again.
+ * Commit order is the `rowid`: SQLite gives a new row one more than the highest that exists, under the write lock, also to rows that Python inserts.
+ * Rows leave the table from its old end (or once published), so the number of a new row is above those of all that are still there, also when a
+ * number is used again. VACUUM may number anew, in the same order; so a rowid is kept nowhere.
  *
  * A row is `pending`, then `processing` while its owner holds the lock, then `published`, `failed` (due again at `next_retry_at`) or
  * `abandoned`. A lock that ran out makes the row ready again as it is.
@@ -228,7 +227,7 @@ export class SqliteOutbox implements OutboxStore {
         for (const { status, n } of groups) counts[status] = n;
       }
       const oldest = connection.get<{ created_at: string }>(
-        `SELECT created_at FROM outbox WHERE ${UNFINISHED} ${where} ORDER BY sequence_number LIMIT 1`,
+        `SELECT created_at FROM outbox WHERE rowid = (SELECT min(rowid) FROM outbox WHERE ${UNFINISHED} ${where})`,
         ...values,
       )?.created_at;
       return { ...counts, oldest_ms: oldest === undefined ? null : Math.max(0, this.#file.clock.now_ms() - epochOf_ms(oldest)) };
@@ -244,11 +243,11 @@ export class SqliteOutbox implements OutboxStore {
         values.push(options.status);
       }
       if (options.after !== undefined) {
-        where.push("sequence_number > (SELECT sequence_number FROM outbox WHERE id = ?)");
+        where.push("rowid > (SELECT rowid FROM outbox WHERE id = ?)");
         values.push(options.after);
       }
       return connection
-        .all<StoredRow>(`SELECT * FROM outbox WHERE ${where.join(" AND ")} ORDER BY sequence_number LIMIT ?`, ...values, options.limit)
+        .all<StoredRow>(`SELECT ${READ} FROM outbox WHERE ${where.join(" AND ")} ORDER BY rowid LIMIT ?`, ...values, options.limit)
         .map(outboxRow);
     });
   }
@@ -312,17 +311,20 @@ export class SqliteOutbox implements OutboxStore {
     if (!waits || options.limit <= 0) return [];
     return this.#file.writeQuickly((connection) => {
       const now_ms = this.#file.clock.now_ms();
-      const ids = claimable(connection, options.broker, options.limit, sqlTime(now_ms));
-      const until = sqlTime(now_ms + options.lock_ms);
-      return ids.map((id) => {
-        connection.run(
-          "UPDATE outbox SET status = 'processing', locked_by = ?, locked_until = ?, last_processed_at = ? WHERE id = ?",
-          options.owner,
-          until,
-          sqlTime(now_ms),
-          id,
-        );
-        return outboxRow(connection.get<StoredRow>("SELECT * FROM outbox WHERE id = ?", id) as StoredRow);
+      const places = claimable(connection, options.broker, options.limit, sqlTime(now_ms));
+      const claimed = connection.all<StoredRow & { readonly place: number }>(
+        `UPDATE outbox SET status = 'processing', locked_by = ?, locked_until = ?, last_processed_at = ?
+         WHERE rowid IN (SELECT value FROM json_each(?)) RETURNING rowid AS place, ${READ}`,
+        options.owner,
+        sqlTime(now_ms + options.lock_ms),
+        sqlTime(now_ms),
+        JSON.stringify(places),
+      );
+      // RETURNING promises no order.
+      const byPlace = new Map(claimed.map((row) => [row.place, row]));
+      return places.flatMap((place) => {
+        const row = byPlace.get(place);
+        return row === undefined ? [] : [outboxRow(row)];
       });
     });
   }
@@ -335,51 +337,59 @@ const AS_BEFORE = "CASE WHEN retry_count > 0 THEN 'failed' ELSE 'pending' END";
  * Which rows may go out now, in the order in which they have to.
  *
  * Goes through the unfinished rows by priority, then commit order. A row is preceded by all rows of its source stream that were
- * committed before it, whatever their priority; when one of those isn't ready, nothing of this stream goes out (D27).
+ * committed before it, whatever their priority; when one of those isn't ready, nothing of this stream goes out (D27). Where no row has a lower
+ * priority, those before it were all seen already, and nothing has to be looked up.
  */
-function claimable(connection: Connection, broker: string, limit: number, now: string): string[] {
-  const chosen: string[] = [];
-  /** Source stream to the number of its last chosen row. */
+function claimable(connection: Connection, broker: string, limit: number, now: string): number[] {
+  const chosen: number[] = [];
+  /** Source stream to its last chosen row. */
   const reached = new Map<string, number>();
   const held = new Set<string>();
-  let from: { readonly priority: number; readonly sequence: number } | null = null;
+  const lowest = connection.get<{ priority: number | null }>(
+    `SELECT min(priority) AS priority FROM outbox WHERE target_broker = ? AND ${UNFINISHED}`,
+    broker,
+  )?.priority;
+  let from: QueueRow | null = null;
   while (chosen.length < limit) {
     const page: QueueRow[] = connection.all<QueueRow>(
-      `SELECT id, stream_name, priority, sequence_number, ${READY} AS ready FROM outbox
+      `SELECT rowid AS place, stream_name, priority, ${READY} AS ready FROM outbox
        WHERE target_broker = ? AND ${UNFINISHED}
-         ${from === null ? "" : "AND (priority < ? OR (priority = ? AND sequence_number > ?))"}
+         ${from === null ? "" : "AND (priority < ? OR (priority = ? AND rowid > ?))"}
          AND stream_name NOT IN (SELECT value FROM json_each(?))
-       ORDER BY priority DESC, sequence_number LIMIT ?`,
+       ORDER BY priority DESC, rowid LIMIT ?`,
       now,
       now,
       broker,
-      ...(from === null ? [] : [from.priority, from.priority, from.sequence]),
+      ...(from === null ? [] : [from.priority, from.priority, from.place]),
       JSON.stringify([...held]),
       limit * 2,
     );
     for (const row of page) {
       const { stream_name: stream } = row;
-      from = { priority: row.priority, sequence: row.sequence_number };
-      if (held.has(stream) || (reached.get(stream) ?? 0) >= row.sequence_number) continue;
-      const due = connection.all<QueueRow>(
-        `SELECT id, sequence_number, ${READY} AS ready FROM outbox
-         WHERE target_broker = ? AND stream_name = ? AND ${UNFINISHED} AND sequence_number > ? AND sequence_number <= ?
-         ORDER BY sequence_number LIMIT ?`,
-        now,
-        now,
-        broker,
-        stream,
-        reached.get(stream) ?? 0,
-        row.sequence_number,
-        limit - chosen.length,
-      );
-      for (const { id, sequence_number, ready } of due) {
+      from = row;
+      if (held.has(stream) || (reached.get(stream) ?? 0) >= row.place) continue;
+      const due =
+        row.priority === lowest
+          ? [row]
+          : connection.all<QueueRow>(
+              `SELECT rowid AS place, ${READY} AS ready FROM outbox
+               WHERE target_broker = ? AND stream_name = ? AND ${UNFINISHED} AND rowid > ? AND rowid <= ?
+               ORDER BY rowid LIMIT ?`,
+              now,
+              now,
+              broker,
+              stream,
+              reached.get(stream) ?? 0,
+              row.place,
+              limit - chosen.length,
+            );
+      for (const { place, ready } of due) {
         if (ready === 0) {
           held.add(stream);
           break;
         }
-        chosen.push(id);
-        reached.set(stream, sequence_number);
+        chosen.push(place);
+        reached.set(stream, place);
       }
       if (chosen.length >= limit) return chosen;
     }
@@ -400,7 +410,7 @@ function outboxRow(row: StoredRow): OutboxRow {
     streamName: row.stream_name,
     type: row.type,
     data: row.data,
-    metadata: typeof row.metadata_ === "string" ? row.metadata_ : decoder.decode(row.metadata_),
+    metadata: metadataOfColumn(typeof row.metadata_ === "string" ? Buffer.from(row.metadata_) : row.metadata_),
     correlationId: row.correlation_id,
     causationId: row.causation_id,
     partitionKey: row.partition_key,
@@ -412,12 +422,7 @@ function outboxRow(row: StoredRow): OutboxRow {
     createdAt: isoOfSqlTime(row.created_at),
     publishedAt: row.published_at === null ? null : isoOfSqlTime(row.published_at),
     nextRetryAt: row.next_retry_at === null ? null : isoOfSqlTime(row.next_retry_at),
-    lastError: errorMessage(row.last_error),
+    lastError: errorOfColumn(row.last_error),
     lockedBy: row.locked_by,
   };
-}
-
-function errorMessage(text: string | null): string | null {
-  const value = text === null ? null : (JSON.parse(text) as { readonly message?: unknown } | null);
-  return value === null ? null : String(value.message ?? text);
 }

@@ -1,166 +1,66 @@
 import { ConfigurationError } from "../../errors.ts";
-import type { Connection } from "./connection.ts";
+import type { InstanceRecord } from "../../ports/instances.ts";
+import { requireUsable, type StoredVersion } from "../../ports/store-version.ts";
+import { type Connection, quoted } from "./connection.ts";
+import { MIGRATIONS, type Migration, OUTBOX_COLUMNS, PROCESSED_COLUMNS } from "./migrations.ts";
 import { sqlTime } from "./time.ts";
-
-/** One step from the layout before it. Steps are never changed once released, only added. */
-export interface Migration {
-  readonly version: number;
-  readonly name: string;
-  readonly sql: string;
-}
-
-/**
- * Our tables. `outbox` and `processed_message` have Python's columns (wire-format §10, §11) and these of ours: `outbox.entry_id`; in
- * `outbox.sequence_number`, always null in Python, stands the order of insertion.
- */
-export const MIGRATIONS: readonly Migration[] = [
-  {
-    version: 1,
-    name: "first layout",
-    sql: `
-CREATE TABLE messages (
-  global_position INTEGER PRIMARY KEY AUTOINCREMENT,
-  position INTEGER NOT NULL,
-  time DATETIME NOT NULL,
-  stream_name TEXT NOT NULL,
-  category TEXT GENERATED ALWAYS AS (
-    CASE instr(stream_name, '-') WHEN 0 THEN stream_name ELSE substr(stream_name, 1, instr(stream_name, '-') - 1) END
-  ) VIRTUAL,
-  type TEXT NOT NULL,
-  data TEXT NOT NULL,
-  metadata TEXT,
-  id TEXT NOT NULL
-);
-CREATE UNIQUE INDEX messages_id ON messages (id);
-CREATE UNIQUE INDEX messages_stream ON messages (stream_name, position);
-CREATE INDEX messages_category ON messages (category, global_position);
-
-CREATE TABLE outbox (
-	message_id VARCHAR(255) NOT NULL, 
-	stream_name VARCHAR(255) NOT NULL, 
-	type VARCHAR(255) NOT NULL, 
-	data JSON NOT NULL, 
-	metadata_ BLOB NOT NULL, 
-	created_at DATETIME, 
-	published_at DATETIME, 
-	retry_count INTEGER, 
-	last_processed_at DATETIME, 
-	last_error JSON, 
-	status VARCHAR(32), 
-	max_retries INTEGER, 
-	next_retry_at DATETIME, 
-	locked_until DATETIME, 
-	locked_by VARCHAR(128), 
-	sequence_number INTEGER, 
-	correlation_id VARCHAR(255), 
-	causation_id VARCHAR(255), 
-	partition_key VARCHAR(255), 
-	priority INTEGER, 
-	target_broker VARCHAR(128) NOT NULL, 
-	id VARCHAR(255), 
-	_version INTEGER, 
-	entry_id VARCHAR(64), 
-	PRIMARY KEY (id), 
-	UNIQUE (id)
-);
-CREATE INDEX ix_outbox_correlation_id ON outbox (correlation_id);
-CREATE UNIQUE INDEX uq_outbox_message_id_target_broker ON outbox (message_id, target_broker);
-CREATE INDEX ix_outbox_active ON outbox (status, priority DESC) WHERE status IN ('pending', 'failed');
-CREATE INDEX ix_outbox_sequence ON outbox (sequence_number);
-CREATE INDEX ix_outbox_queue ON outbox (target_broker, priority DESC, sequence_number, stream_name)
-  WHERE status IN ('pending', 'processing', 'failed');
-CREATE INDEX ix_outbox_stream ON outbox (target_broker, stream_name, sequence_number)
-  WHERE status IN ('pending', 'processing', 'failed');
-CREATE INDEX ix_outbox_busy ON outbox (target_broker, locked_by, locked_until, next_retry_at) WHERE status IN ('processing', 'failed');
-CREATE INDEX ix_outbox_done ON outbox (status, last_processed_at, target_broker) WHERE status IN ('published', 'abandoned');
-
-CREATE TABLE protean_signal (name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO protean_signal VALUES ('outbox', 0);
-
-CREATE TABLE processed_message (
-	message_id VARCHAR(255) NOT NULL, 
-	handler VARCHAR(255) NOT NULL, 
-	processed_at DATETIME, 
-	id VARCHAR(255), 
-	_version INTEGER, 
-	PRIMARY KEY (id), 
-	UNIQUE (id)
-);
-CREATE UNIQUE INDEX uq_processed_message_message_id_handler ON processed_message (message_id, handler);
-CREATE INDEX ix_processed_message_processed_at ON processed_message (processed_at);
-
-CREATE TABLE protean_lease (
-  name TEXT PRIMARY KEY,
-  owner TEXT NOT NULL,
-  generation INTEGER NOT NULL,
-  expires_ms REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE protean_instance (id TEXT PRIMARY KEY, record TEXT NOT NULL, expires_ms REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE protean_idempotency (key TEXT PRIMARY KEY, value TEXT NOT NULL, expires_ms REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX protean_idempotency_expiry ON protean_idempotency (expires_ms);
-
-CREATE TABLE protean_stream (
-  id INTEGER PRIMARY KEY,
-  name TEXT NOT NULL UNIQUE,
-  last_ms INTEGER NOT NULL,
-  last_seq INTEGER NOT NULL,
-  entry_count INTEGER NOT NULL,
-  changed INTEGER NOT NULL
-);
-CREATE INDEX protean_stream_changed ON protean_stream (changed);
-CREATE TABLE protean_entry (
-  rowid INTEGER PRIMARY KEY,
-  stream_id INTEGER NOT NULL,
-  ms INTEGER NOT NULL,
-  seq INTEGER NOT NULL,
-  fields BLOB NOT NULL
-);
-CREATE UNIQUE INDEX protean_entry_id ON protean_entry (stream_id, ms, seq);
-CREATE TABLE protean_group (
-  id INTEGER PRIMARY KEY,
-  stream_id INTEGER NOT NULL,
-  name TEXT NOT NULL,
-  last_ms INTEGER NOT NULL,
-  last_seq INTEGER NOT NULL,
-  UNIQUE (stream_id, name)
-);
-CREATE TABLE protean_consumer (
-  group_id INTEGER NOT NULL,
-  name TEXT NOT NULL,
-  seen_ms REAL NOT NULL,
-  PRIMARY KEY (group_id, name)
-) WITHOUT ROWID;
-CREATE TABLE protean_pending (
-  group_id INTEGER NOT NULL,
-  ms INTEGER NOT NULL,
-  seq INTEGER NOT NULL,
-  consumer TEXT NOT NULL,
-  delivered_ms REAL NOT NULL,
-  deliveries INTEGER NOT NULL,
-  PRIMARY KEY (group_id, ms, seq)
-) WITHOUT ROWID;
-CREATE INDEX protean_pending_consumer ON protean_pending (group_id, consumer);
-`,
-  },
-];
 
 /** What the schema of an opened file was before. */
 export interface SchemaChange {
   readonly from: number;
   readonly to: number;
+  /** The file was one of Python's. */
+  readonly adopted: boolean;
 }
+
+/** Programs that can't use the new layout still run on the file; when the last of them is known to be gone, unless it says again that it lives. */
+export class OldProgramsRun extends ConfigurationError {
+  override readonly name: string = "OldProgramsRun";
+}
+
+const NEWER_FIX = "Use the newer version of protean with this file, or give another data_dir.";
+
+/** Python's tables that we share, each with its columns. */
+const SHARED: readonly (readonly [table: string, columns: readonly string[]])[] = [
+  ["outbox", OUTBOX_COLUMNS],
+  ["processed_message", PROCESSED_COLUMNS],
+];
 
 /** Version of our tables in the file; 0 when it has none. */
 export function schemaVersion(connection: Connection): number {
   return connection.get<{ user_version: number }>("PRAGMA user_version")?.user_version ?? 0;
 }
 
+function storedVersion(connection: Connection): StoredVersion {
+  const version = schemaVersion(connection);
+  // Files of version 1 don't say it.
+  if (!columnsIn(connection, "protean_migration").includes("usable_from")) return { version, usableFrom: version };
+  const row = connection.get<{ usable: number | null; newest: number | null }>(
+    "SELECT max(coalesce(usable_from, version)) AS usable, max(version) AS newest FROM protean_migration",
+  );
+  // A version that no migration tells of was set by nobody we know.
+  return { version, usableFrom: row?.newest === version && row.usable !== null ? row.usable : version };
+}
+
 /**
- * Brings our tables to the newest version, in one transaction (rulings 51).
+ * For a program that has the file open: can it go on, now that the version is another?
+ * @throws ConfigurationError when it can't
+ */
+export function requireUsableFile(connection: Connection, file: string, migrations: readonly Migration[] = MIGRATIONS): void {
+  requireUsable(file, storedVersion(connection), NEWER_FIX, newestOf(migrations));
+}
+
+/**
+ * Brings our tables to the newest version, in one transaction (rulings 51). A file that Python made becomes one that both can use: its tables keep
+ * their rows and are laid out as before.
+ *
+ * A kill leaves the file as it was: before the commit there is at most a copy beside it, which the next run makes anew.
+ *
  * @param file as messages name it
- * @param keepCopy called before a file with an older version is changed
+ * @param keepCopy called before a file with an older version, or one of Python's, is changed; nobody else writes meanwhile
  * @returns what was changed, null when nothing had to be
- * @throws ConfigurationError for a file of a newer version, or one that holds tables of the same names that aren't ours
+ * @throws ConfigurationError for a file of a newer version, or one that holds tables of the same names that are neither ours nor Python's;
+ *   OldProgramsRun
  */
 export function migrate(
   connection: Connection,
@@ -171,43 +71,107 @@ export function migrate(
     readonly migrations?: readonly Migration[];
   },
 ): SchemaChange | null {
-  const migrations = options.migrations ?? MIGRATIONS;
-  const newest = Math.max(...migrations.map(({ version }) => version));
-  const before = schemaVersion(connection);
-  if (before > newest) {
-    throw new ConfigurationError(`${options.file} has schema version ${before}, this version of protean knows up to ${newest}`, {
-      at: options.file,
-      fix: "Use the newer version of protean with this file, or give another data_dir.",
-    });
-  }
-  if (before === newest) return null;
-  if (before === 0) refuseForeign(connection, options.file);
-  else options.keepCopy();
+  const { file, now_ms, migrations = MIGRATIONS } = options;
+  const newest = newestOf(migrations);
+  requireUsableFile(connection, file, migrations);
+  if (schemaVersion(connection) >= newest) return null;
   return connection.transaction(() => {
     // Another process may have been faster.
     const from = schemaVersion(connection);
     if (from >= newest) return null;
-    connection.execute(
-      "CREATE TABLE IF NOT EXISTS protean_migration (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at DATETIME NOT NULL)",
-    );
-    for (const migration of migrations) {
-      if (migration.version <= from) continue;
-      connection.execute(migration.sql);
-      connection.run("INSERT INTO protean_migration VALUES (?, ?, ?)", migration.version, migration.name, sqlTime(options.now_ms));
+    const pythons = from === 0 ? pythonTables(connection, file) : [];
+    const missing = migrations.filter(({ version }) => version > from);
+    if (from > 0 && missing.some(({ usableFrom }) => usableFrom > from)) requireNobody(connection, { file, now_ms, from, newest });
+    if (from > 0 || pythons.length > 0) options.keepCopy();
+
+    for (const [table] of pythons) setAside(connection, table);
+    makeMigrationTable(connection);
+    for (const { version, name, usableFrom, sql } of missing) {
+      connection.execute(sql);
+      connection.run(
+        "INSERT INTO protean_migration (version, name, applied_at, usable_from) VALUES (?, ?, ?, ?)",
+        version,
+        name,
+        sqlTime(now_ms),
+        usableFrom,
+      );
     }
+    for (const [table, columns] of pythons) takeBack(connection, table, columns);
     connection.execute(`PRAGMA user_version = ${newest}`);
-    return { from, to: newest };
+    return { from, to: newest, adopted: pythons.length > 0 };
   });
 }
 
-function refuseForeign(connection: Connection, file: string): void {
-  const foreign = connection.get<{ name: string }>(
-    "SELECT name FROM sqlite_schema WHERE type = 'table' AND (name IN ('messages', 'outbox', 'processed_message') OR name LIKE 'protean\\_%' ESCAPE '\\') LIMIT 1",
+function newestOf(migrations: readonly Migration[]): number {
+  return Math.max(...migrations.map(({ version }) => version));
+}
+
+function makeMigrationTable(connection: Connection): void {
+  connection.execute(
+    "CREATE TABLE IF NOT EXISTS protean_migration (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at DATETIME NOT NULL, usable_from INTEGER)",
   );
-  // Two processes may open a fresh file at once: then the tables are ours, and so is the version by now.
-  if (foreign === undefined || schemaVersion(connection) > 0) return;
-  throw new ConfigurationError(`${file} holds a table "${foreign.name}" that was not made by this version of protean`, {
+  if (!columnsIn(connection, "protean_migration").includes("usable_from")) {
+    connection.execute("ALTER TABLE protean_migration ADD COLUMN usable_from INTEGER");
+  }
+}
+
+export function columnsIn(connection: Connection, table: string): readonly string[] {
+  return connection.all<{ name: string }>("SELECT name FROM pragma_table_info(?)", table).map(({ name }) => name);
+}
+
+/** A server that holds a lease or beats in this file. Its record and its leases run out seconds after its end. */
+function requireNobody(
+  connection: Connection,
+  { file, now_ms, from, newest }: { readonly file: string; readonly now_ms: number; readonly from: number; readonly newest: number },
+): void {
+  const engine = connection.get<{ record: string }>("SELECT record FROM protean_instance WHERE expires_ms > ? LIMIT 1", now_ms);
+  const lease = connection.get<{ owner: string }>("SELECT owner FROM protean_lease WHERE expires_ms > ? LIMIT 1", now_ms);
+  if (engine === undefined && lease === undefined) return;
+  const record = engine === undefined ? null : (JSON.parse(engine.record) as InstanceRecord);
+  const who = record === null ? `engine ${lease?.owner}` : `${record.host}, process ${record.pid}, protean ${record.version}`;
+  throw new OldProgramsRun(`${file} has schema version ${from}, and a server that can't use version ${newest} runs on it (${who})`, {
     at: file,
-    fix: "Give the path of a file of its own; a file of the Python version can't be shared.",
+    fix: "Stop that server, then start this one.",
   });
+}
+
+/**
+ * Python's tables among those whose names are ours.
+ * @throws ConfigurationError when a table of our names is somebody else's
+ */
+function pythonTables(connection: Connection, file: string): typeof SHARED {
+  const foreign = connection.all<{ name: string }>(
+    "SELECT name FROM sqlite_schema WHERE type = 'table' AND (name IN ('messages', 'outbox', 'processed_message') OR name LIKE 'protean\\_%' ESCAPE '\\')",
+  );
+  const pythons = SHARED.filter(([table]) => foreign.some(({ name }) => name === table));
+  for (const { name } of foreign) {
+    const [, columns] = pythons.find(([table]) => table === name) ?? ["", null];
+    const present = columnsIn(connection, name);
+    if (columns !== null && present.length === columns.length && columns.every((column) => present.includes(column))) continue;
+    throw new ConfigurationError(`${file} holds a table "${name}" that was made neither by protean nor by Protean for Python 0.18`, {
+      at: file,
+      fix: "Give the path of a file of its own.",
+    });
+  }
+  return pythons;
+}
+
+const asideName = (table: string) => `protean_python_${table}`;
+
+/** The names of a table and its indexes are free afterwards. */
+function setAside(connection: Connection, table: string): void {
+  const indexes = connection.all<{ name: string }>(
+    "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
+    table,
+  );
+  for (const { name } of indexes) connection.execute(`DROP INDEX ${quoted(name)}`);
+  connection.execute(`ALTER TABLE ${quoted(table)} RENAME TO ${quoted(asideName(table))}`);
+}
+
+/** Rows of the table that was set aside, in the order in which they were inserted. */
+function takeBack(connection: Connection, table: string, columns: readonly string[]): void {
+  const list = columns.map(quoted).join(", ");
+  connection.execute(
+    `INSERT INTO ${quoted(table)} (${list}) SELECT ${list} FROM ${quoted(asideName(table))} ORDER BY rowid; DROP TABLE ${quoted(asideName(table))}`,
+  );
 }

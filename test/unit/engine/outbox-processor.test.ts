@@ -165,7 +165,7 @@ describe("the outbox processor", () => {
 
   test("a row that can never be published is set aside at once and delays nothing (G11)", async () => {
     const { commit, process, published, database } = await setup();
-    await commit(row("nowhere", 0, { category: null }), row("broken", 0, { metadata: "not json" }), row("a", 0));
+    await commit(row("nowhere", 0, { category: null }), row("broken", 0, { metadata: '{"headers": 3}' }), row("a", 0));
     const { processor, activity } = process();
     const settled = activity.quiet({ settled: true });
     await processor.start();

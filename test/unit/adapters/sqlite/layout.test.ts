@@ -145,16 +145,23 @@ describe("layout of a SQLite file", () => {
       _version: 0,
     });
     expect(row?.["created_at"]).toMatch(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}$/);
-    expect(new TextDecoder().decode(row?.["metadata_"] as Uint8Array)).toBe('{"headers": {}}');
+    expect(row).toMatchObject({ sequence_number: null, entry_id: null });
+    // The dict that Python was seen to accept (golden outbox-pickle-acceptance.json).
+    expect(Buffer.from(row?.["metadata_"] as Uint8Array).toString("latin1")).toBe("\x80\x02}(X\x07\x00\x00\x00headers}(uu.");
   });
 
   test("every tail is found by an index, whatever the size of the store (G45)", () => {
+    const unfinished = "status IN ('pending', 'processing', 'failed')";
     const queries = [
       "SELECT * FROM messages WHERE category = 'c' ORDER BY global_position DESC LIMIT 1",
       "SELECT * FROM messages WHERE category = 'c' AND global_position >= 5 ORDER BY global_position LIMIT 10",
       "SELECT * FROM messages WHERE stream_name = 's' ORDER BY position DESC LIMIT 1",
       "SELECT max(position) FROM messages WHERE stream_name = 's'",
       "SELECT * FROM protean_entry WHERE stream_id = 1 AND (ms, seq) > (3, 4) ORDER BY ms, seq LIMIT 3",
+      `SELECT rowid, stream_name FROM outbox WHERE target_broker = 'b' AND ${unfinished} AND (priority < 3 OR (priority = 3 AND rowid > 4))
+       ORDER BY priority DESC, rowid LIMIT 10`,
+      `SELECT rowid FROM outbox WHERE target_broker = 'b' AND stream_name = 's' AND ${unfinished} AND rowid > 1 AND rowid <= 9 ORDER BY rowid LIMIT 3`,
+      `SELECT min(priority) FROM outbox WHERE target_broker = 'b' AND ${unfinished}`,
       "SELECT rowid FROM outbox WHERE status IN ('published', 'abandoned') AND status = 'published' AND last_processed_at <= 'x' ORDER BY last_processed_at",
     ];
     for (const query of queries) {
