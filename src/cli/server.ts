@@ -2,7 +2,7 @@ import type { ConnectedStores } from "../compose/connect.ts";
 import type { ComposedEngine } from "../compose/engine.ts";
 import type { EngineSummary } from "../engine/engine.ts";
 import type { Registered } from "../engine/subscription-plan.ts";
-import { ConnectionError } from "../errors.ts";
+import { ConfigurationError, ConnectionError } from "../errors.ts";
 import type { Log } from "../ports/log.ts";
 import { environmentVariables, runtimeOverrides, workingDirectory, writeOut } from "../runtime/environment.ts";
 import type { HttpServer } from "../runtime/http.ts";
@@ -92,6 +92,7 @@ export const server: Command = {
         await door.waitsFor(Number.POSITIVE_INFINITY, stores.log).reach(stores, () => setUp(stores));
         await requireTables(stores, true);
       }
+      await requireUsableBrokers(stores);
       const { composeEngine } = await import("../compose/engine.ts");
       const composed = composeEngine({
         domain,
@@ -220,6 +221,23 @@ async function probeBackends({ stores }: OpenProject, limit_ms: number): Promise
 
 function labelOf(kind: string, name: string): string {
   return name === "default" ? kind : `${kind} ${name}`;
+}
+
+/** A broker that is away is waited for; one that a newer program has changed ends the start (rulings 51). @throws ConfigurationError */
+async function requireUsableBrokers({ brokers, clock }: ConnectedStores): Promise<void> {
+  const late = new AbortController();
+  const asked = [...brokers.values()].map(async (broker) => {
+    try {
+      await broker.ping();
+    } catch (error) {
+      if (error instanceof ConfigurationError) throw error;
+    }
+  });
+  try {
+    await Promise.race([Promise.all(asked), clock.sleep(PROBE_ms, late.signal)]);
+  } finally {
+    late.abort();
+  }
 }
 
 async function requireBackends(project: OpenProject): Promise<void> {

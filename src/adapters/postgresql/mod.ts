@@ -9,6 +9,7 @@ import { EVENT_STORE_SCHEMA, MessageDbEventStore } from "./event-store.ts";
 import { PostgresLeases } from "./leases.ts";
 import { MESSAGE_DB_OLD } from "./message-db.ts";
 import { Server } from "./server.ts";
+import { requireUsableTables } from "./table-setup.ts";
 
 export { PostgresDatabase } from "./database.ts";
 export { MessageDbEventStore } from "./event-store.ts";
@@ -40,13 +41,19 @@ export interface PostgresSource {
  * Opens a database. Connects at once, to learn which database it is; tables are made by `database.setup()`.
  * @param source.name key under `[databases]`; default `default`
  * @param source.schema where tables lie and are made; default `public`
- * @throws ConfigurationError for a bad URL, a refused login, a database that doesn't exist
+ * @throws ConfigurationError for a bad URL, a refused login, a database that doesn't exist, tables of a newer version
  * @throws ConnectionError when the server isn't reached within `wait_ms`
  */
 export async function openPostgres(
   source: PostgresSource & { readonly name?: string; readonly schema?: string },
 ): Promise<PostgresDatabase> {
   const server = await connect(source, source.schema ?? "public", source.poolMax ?? POOL_max);
+  try {
+    await requireUsableTables((text, values) => server.query(text, values), server.schema, server.address);
+  } catch (error) {
+    server.close();
+    throw error;
+  }
   const name = source.name ?? "default";
   let users = 0;
   const use = () => {

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { ConfigurationError } from "../../errors.ts";
 import type { DatabaseStep, Table } from "../../ports/database.ts";
+import { requireUsable, STORE_VERSION } from "../../ports/store-version.ts";
 import { columnsOf, createTableSql, sqlTypeOf } from "./columns.ts";
 import type { Result, SqlValue } from "./pool.ts";
 import { arrayText, quoted } from "./sql.ts";
@@ -11,8 +12,8 @@ export type SetupStep = DatabaseStep;
 /** First number of the advisory lock under which definitions are made, so that two who set up at once don't disturb each other. */
 export const SETUP_LOCK = 1_886_547_298;
 
-/** Version of our tables and columns (rulings 51). */
-export const SCHEMA_VERSION = 1;
+/** Programs that know this version can use the tables as they are made here (`StoredVersion`). */
+const USABLE_FROM = 1;
 
 /** Longest name of an index that PostgreSQL keeps whole, in bytes. */
 const NAME_max = 63;
@@ -67,6 +68,12 @@ const PROCESSED = (table: string) => `CREATE TABLE ${table} (
 	UNIQUE (id)
 )`;
 
+/** Told when our tables are made or changed: what no step changed stays of the version that it has. */
+const SCHEMA_VERSIONS = (table: string) =>
+  `CREATE TABLE ${table} (version INTEGER PRIMARY KEY, applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(), usable_from INTEGER)`;
+const versionSql = (table: string) =>
+  `INSERT INTO ${table} (version, usable_from) VALUES (${STORE_VERSION}, ${USABLE_FROM}) ON CONFLICT (version) DO NOTHING`;
+
 const UNFINISHED = "status IN ('pending', 'processing', 'failed')";
 
 /**
@@ -119,7 +126,8 @@ export async function missingSteps(query: Query, schema: string, tables: readonl
       add(`index ${name}`, `CREATE ${unique ? "UNIQUE " : ""}INDEX ${quoted(name)} ON ${inSchema(of)} ${sql}`);
   };
   if (!present.schema) add(`schema ${schema}`, `CREATE SCHEMA ${quoted(schema)}`);
-  if (present.columns.has("protean_schema")) await requireVersion(query, inSchema("protean_schema"), address);
+  const saysVersion = present.columns.has("protean_schema");
+  await requireUsableTables(query, schema, address);
 
   table("outbox", OUTBOX);
   const outbox = present.columns.get("outbox");
@@ -145,11 +153,12 @@ export async function missingSteps(query: Query, schema: string, tables: readonl
     (name) => `CREATE TABLE ${name} (key TEXT PRIMARY KEY, value TEXT NOT NULL, expires_at TIMESTAMP WITH TIME ZONE NOT NULL)`,
   );
   index("ix_protean_idempotency_expiry", "protean_idempotency", "(expires_at)");
-  table(
-    "protean_schema",
-    (name) => `CREATE TABLE ${name} (version INTEGER PRIMARY KEY, applied_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now());
-INSERT INTO ${name} (version) VALUES (${SCHEMA_VERSION})`,
-  );
+  if (!saysVersion)
+    add("table protean_schema", `${SCHEMA_VERSIONS(inSchema("protean_schema"))};\n${versionSql(inSchema("protean_schema"))}`);
+  else if (steps.length > 0) {
+    const column = `ALTER TABLE ${inSchema("protean_schema")} ADD COLUMN IF NOT EXISTS usable_from INTEGER`;
+    add(`version ${STORE_VERSION} in protean_schema`, `${column};\n${versionSql(inSchema("protean_schema"))}`);
+  }
   for (const declared of tables) steps.push(...missingOfTable(present, schema, declared));
   return steps;
 }
@@ -187,15 +196,18 @@ function indexName(name: string): string {
   return `${start}_${sum}`;
 }
 
-/** @throws ConfigurationError when the tables are of a newer version than this one */
-async function requireVersion(query: Query, table: string, address: string): Promise<void> {
-  const { rows } = await query(`SELECT max(version)::text AS version FROM ${table}`);
-  const version = Number(rows[0]?.["version"] ?? 0);
-  if (version <= SCHEMA_VERSION) return;
-  throw new ConfigurationError(`${address} has schema version ${version}, this version of protean knows up to ${SCHEMA_VERSION}`, {
-    at: address,
-    fix: "Use the newer version of protean with this database.",
-  });
+/** Nothing happens where the tables aren't made yet. @throws ConfigurationError when they are of a newer version that this one can't use */
+export async function requireUsableTables(query: Query, schema: string, address: string): Promise<void> {
+  const found = await query("SELECT has_table_privilege(to_regclass($1), 'SELECT') AS readable", [`${quoted(schema)}.protean_schema`]);
+  // A missing privilege is told by `requirePrivileges`.
+  if (found.rows[0]?.["readable"] !== "t") return;
+  // By way of JSON, because tables of version 1 lack the column.
+  const { rows } = await query(
+    `SELECT max(version)::text AS version, max(coalesce((to_jsonb(s) ->> 'usable_from')::int, version))::text AS usable
+     FROM ${quoted(schema)}.protean_schema AS s`,
+  );
+  const [version, usableFrom] = [Number(rows[0]?.["version"] ?? 0), Number(rows[0]?.["usable"] ?? 0)];
+  requireUsable(address, { version, usableFrom }, "Use the newer version of protean with this database.");
 }
 
 /** Ours whose rows belong to the domain. */

@@ -1,11 +1,12 @@
 import "./driver-tracing.ts";
 import { Command, type Pipeline, Redis, type RedisOptions } from "ioredis";
-import { ConnectionError, ProteanError } from "../../errors.ts";
+import { ConfigurationError, ConnectionError, ProteanError } from "../../errors.ts";
 import type { Clock } from "../../ports/clock.ts";
 import type { Random } from "../../ports/random.ts";
 import type { RedisAddress } from "./address.ts";
 import type { Availability } from "./availability.ts";
 import type { Script } from "./scripts.ts";
+import { unusable, VERSION_KEY } from "./version.ts";
 
 /** An argument of a command. */
 export type Argument = string | number | Buffer;
@@ -66,6 +67,7 @@ export interface ConnectionOptions {
  * ready       calls go out at once
  * lost        the socket ended, or an answer missed its deadline: the client is thrown away, all its calls fail with ConnectionError.
  *             New ones are made with pauses of 50 ms … 2 s, for ever; calls fail at once meanwhile, nothing is queued
+ * refused     lost, because a newer program has been here whose keys we don't know (rulings 51): calls fail with its ConfigurationError
  * closed      for good
  *
  * A call that was given up may still lie in a buffer on its way, and a server that stood still carries it out when it goes on: an XREADGROUP would give
@@ -86,6 +88,7 @@ export class Connection {
   #lastId: number | null = null;
   #reason = "not connected yet";
   #fix: string | undefined;
+  #refusal: ConfigurationError | null = null;
 
   constructor(options: ConnectionOptions) {
     this.#options = options;
@@ -95,7 +98,7 @@ export class Connection {
     return this.#state === "ready";
   }
 
-  /** One command. @throws ConnectionError, Refusal */
+  /** One command. @throws ConnectionError, Refusal, ConfigurationError */
   async call(
     name: string,
     args: readonly Argument[],
@@ -157,6 +160,11 @@ export class Connection {
     }
   }
 
+  /** Throws the client away: a new one looks at the server anew. */
+  renew(reason: string): void {
+    if (this.#client !== null) this.#lose(this.#client, reason);
+  }
+
   async close(): Promise<void> {
     if (this.#state === "closed") return;
     this.#state = "closed";
@@ -177,7 +185,7 @@ export class Connection {
     }
     if (this.#state === "connecting") await this.#firstTry;
     if (this.#state === "ready" && this.#client !== null) return this.#client;
-    throw this.#unreachable(this.#reason);
+    throw this.#refusal ?? this.#unreachable(this.#reason);
   }
 
   #unreachable(reason: string): ConnectionError {
@@ -221,11 +229,13 @@ export class Connection {
       late.reject(new Error(said));
     });
     try {
-      await Promise.race([client.connect().then(() => this.#replace(client)), late.promise]);
+      const looked = client.connect().then(() => Promise.all([this.#replace(client), requireUsable(client, address.shown)]));
+      await Promise.race([looked, late.promise]);
       if (this.#state === "closed") throw new Error(this.#reason);
       this.#client = client;
       this.#state = "ready";
       this.#fix = undefined;
+      this.#refusal = null;
       this.#options.availability.back(purpose);
       this.#options.onReady?.();
       return true;
@@ -233,6 +243,7 @@ export class Connection {
       drop(client);
       if (this.#state === "closed") return false;
       this.#state = "lost";
+      this.#refusal = error instanceof ConfigurationError ? error : null;
       this.#reason = said ?? (error as Error).message;
       this.#fix = CREDENTIALS.test(this.#reason) ? CREDENTIALS_FIX : undefined;
       this.#options.availability.lost(purpose, this.#reason, this.#fix);
@@ -303,6 +314,18 @@ export class Connection {
     }
     return NOT_SERVING.has(refusal.word) ? this.#unreachable(message) : refusal;
   }
+}
+
+/** A server that doesn't say its version (no key, no right to read it) may be used. @throws ConfigurationError */
+async function requireUsable(client: Redis, address: string): Promise<void> {
+  let text: string | null = null;
+  try {
+    text = await client.get(VERSION_KEY);
+  } catch (error) {
+    if (!(error instanceof Error) || error.name !== "ReplyError") throw error;
+  }
+  const refusal = unusable(text, address);
+  if (refusal !== null) throw refusal;
 }
 
 /** Ends a client without a word: a half-open link would never see a QUIT through. */

@@ -1,7 +1,9 @@
 import type { InstanceRecord, Instances } from "../../ports/instances.ts";
+import { STORE_VERSION } from "../../ports/store-version.ts";
 import type { Connection } from "./connection.ts";
 import { listOf, textOf } from "./replies.ts";
 import { BEAT, LIVING } from "./scripts.ts";
+import { unusable, VERSION_KEY, VERSION_TEXT } from "./version.ts";
 
 const INDEX = "protean:engines";
 
@@ -14,7 +16,12 @@ export class RedisInstances implements Instances {
   }
 
   async beat(record: InstanceRecord, ttl_ms: number): Promise<void> {
-    await this.#connection.run(BEAT, [keyOf(record.id), INDEX], [JSON.stringify(record), Math.ceil(ttl_ms), record.id]);
+    const keys = [keyOf(record.id), INDEX, VERSION_KEY];
+    const values = [JSON.stringify(record), Math.ceil(ttl_ms), record.id, STORE_VERSION, VERSION_TEXT];
+    const newer = await this.#connection.run(BEAT, keys, values);
+    if (typeof newer !== "string" || unusable(newer, "") === null) return;
+    // A newer program has come, and has changed what we don't know. The next connection says so to everybody.
+    this.#connection.renew("a newer program is here");
   }
 
   async remove(id: string): Promise<void> {

@@ -302,10 +302,14 @@ export const LIVING = script(`${NOW}
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms)
 return redis.call('ZRANGEBYSCORE', KEYS[1], now_ms, '+inf')`);
 
-/** KEYS: record, index. ARGV: text, ttl in ms, id. */
+/** KEYS: record, index, version. ARGV: text, ttl in ms, id, our version, its text. Answers what is there when that is a newer version's. */
 export const BEAT = script(`${NOW}
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], now_ms + tonumber(ARGV[2]), ARGV[3])
+local known = redis.call('GET', KEYS[3])
+local version = known and tonumber(string.match(known, '"version": ?(%d+)')) or 0
+if version > tonumber(ARGV[4]) then return known end
+if version < tonumber(ARGV[4]) then redis.call('SET', KEYS[3], ARGV[5]) end
 return 0`);
 
 /** KEYS: idempotency key. ARGV: reservation, ttl in ms, unreadable text that may be replaced or ''. Answers nil when it is ours, else what is there. */

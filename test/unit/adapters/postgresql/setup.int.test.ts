@@ -110,14 +110,49 @@ describe("setup", () => {
     await fresh.drop();
   });
 
-  test("tables of a newer version are left alone, with both versions named", async () => {
+  test("tables of a newer version are refused in one line with both versions, by setup and when they are opened", async () => {
     const fresh = await freshDatabase("empty");
     const database = await openPostgres({ url: fresh.url, ...tools });
     await database.setup();
+    expect(await fresh.sql`SELECT version, usable_from FROM protean_schema`).toMatchObject([{ version: 2, usable_from: 1 }]);
     await fresh.sql`INSERT INTO protean_schema (version) VALUES (99)`;
-    const { message, about } = await failure(() => database.setup());
-    expect(message).toContain("schema version 99, this version of protean knows up to 1");
-    expect(about.fix).toContain("newer version");
+    for (const attempt of [() => database.setup(), () => openPostgres({ url: fresh.url, ...tools })]) {
+      const { message, about } = await failure(attempt);
+      expect(message).toMatch(/^postgresql:\S+ has schema version 99, this version of protean knows up to 2$/);
+      expect(about.fix).toContain("newer version");
+    }
+    await database.close();
+    await fresh.drop();
+  });
+
+  test("the version before goes on beside tables that say so, and can be started again; two versions on it is refused", async () => {
+    const fresh = await freshDatabase("empty");
+    const database = await openPostgres({ url: fresh.url, ...tools });
+    await database.setup();
+    await fresh.sql`INSERT INTO protean_schema (version, usable_from) VALUES (3, 2)`;
+    await (await openPostgres({ url: fresh.url, ...tools })).close();
+    expect(await database.missing()).toEqual([]);
+    await fresh.sql`INSERT INTO protean_schema (version, usable_from) VALUES (4, 3)`;
+    expect((await failure(() => openPostgres({ url: fresh.url, ...tools }))).message).toContain("schema version 4");
+    await database.close();
+    await fresh.drop();
+  });
+
+  test("tables of the first version serve as they are, and learn the new number when something is added", async () => {
+    const fresh = await freshDatabase("empty");
+    const database = await openPostgres({ url: fresh.url, ...tools });
+    await database.setup();
+    await fresh.sql`ALTER TABLE protean_schema DROP COLUMN usable_from`;
+    await fresh.sql`UPDATE protean_schema SET version = 1`;
+    const again = await openPostgres({ url: fresh.url, ...tools });
+    expect(await again.missing()).toEqual([]);
+    await fresh.sql`DROP INDEX ix_protean_outbox_busy`;
+    expect(await again.setup()).toEqual(["index ix_protean_outbox_busy", "version 2 in protean_schema"]);
+    expect(await fresh.sql`SELECT version, usable_from FROM protean_schema ORDER BY version`).toMatchObject([
+      { version: 1, usable_from: null },
+      { version: 2, usable_from: 1 },
+    ]);
+    await again.close();
     await database.close();
     await fresh.drop();
   });
