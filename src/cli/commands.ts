@@ -30,6 +30,10 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   "db migrate": { summary: "Add what the databases' tables lack", load: async () => (await import("./db.ts")).dbMigrate },
   "db truncate": { summary: "Delete all rows of the domain", load: async () => (await import("./db.ts")).dbTruncate },
   "db drop": { summary: "Remove the domain's tables", load: async () => (await import("./db.ts")).dbDrop },
+  "db import": {
+    summary: "Take over a SQLite file of Protean for Python",
+    load: async () => (await import("./db-import.ts")).dbImport,
+  },
   "subscriptions status": {
     summary: "Lag, pending and dead letters of every subscription",
     load: async () => (await import("./subscriptions.ts")).subscriptionsStatus,

@@ -307,6 +307,11 @@ export async function openProject(
   return { ...project, config: connected.config, stores: connected, close };
 }
 
+/** What holds for a project whose stores aren't opened by `openProject`. */
+export async function effectiveConfig({ config, domain }: LoadedProject): Promise<Config> {
+  return await configFor(config, domain.options.config);
+}
+
 /** domain.toml wins; where there is none, what the code gave to `new Domain(name, { config })`. */
 async function configFor(config: Config, given: string | Readonly<Record<string, unknown>> | undefined): Promise<Config> {
   if (config.file !== null || given === undefined) return config;

@@ -11,6 +11,7 @@ import type { JsonObject } from "../messages/json.ts";
 import { MESSAGE_MAX_BYTES } from "../messages/limits.ts";
 import { camelCaseDomainName, factEventName, normalisedDomainName, streamCategory, typeString, underscore } from "../messages/names.ts";
 import type { Clock } from "../ports/clock.ts";
+import type { Table } from "../ports/database.ts";
 import type { Random } from "../ports/random.ts";
 import { type G, type MiddlewareContext, middleware, withContext } from "./context.ts";
 import { type CorrelationTrace, correlationTrace } from "./correlation-trace.ts";
@@ -555,6 +556,11 @@ export class Domain {
     return new Set(["default", ...kept.map(({ options }) => (typeof options["provider"] === "string" ? options["provider"] : "default"))]);
   }
 
+  /** Tables of the aggregates and projections that are kept in the database of this name. */
+  tablesIn(database: string): readonly Table[] {
+    return [...this.elements.values()].filter((meta) => (meta.options["provider"] ?? "default") === database).flatMap(tablesOf);
+  }
+
   /**
    * Ends declaring and reports every mistake at once. Done by `init`; safe to call again.
    * @throws ProteanError
@@ -588,10 +594,7 @@ export class Domain {
     const clock = this.options.clock;
     this.#stores = clock === undefined ? stores : withClock(stores, clock);
     this.#reactions = null;
-    for (const [name, database] of stores.databases) {
-      const tables = [...this.elements.values()].filter((meta) => (meta.options["provider"] ?? "default") === name).flatMap(tablesOf);
-      database.declare(tables);
-    }
+    for (const [name, database] of stores.databases) database.declare(this.tablesIn(name));
     this.#reactions = buildReactions(this);
   }
 

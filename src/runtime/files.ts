@@ -1,6 +1,6 @@
 /** The little that we need of the file system, and a watch on a folder. */
 import { type FSWatcher, watch } from "node:fs";
-import { access, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { access, mkdir, readFile, realpath, rm, stat, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 
 /** Text of a UTF-8 file, without its byte order mark; null when there is no such file. */
@@ -30,6 +30,11 @@ export async function kindOf(path: string): Promise<"file" | "folder" | "other" 
     if (isMissing(error)) return null;
     throw error;
   }
+}
+
+/** Absolute, without links. @throws when there is nothing */
+export async function realPathOf(path: string): Promise<string> {
+  return await realpath(path);
 }
 
 /** Makes the folder and those above it; nothing happens when it is there. */

@@ -67,13 +67,13 @@ export class Connection {
     this.#database.exec(sql);
   }
 
-  /** Runs `body` inside one write transaction, which `end` closes; an error undoes it. */
-  transaction<R>(body: () => R, end: "COMMIT" | "ROLLBACK" = "COMMIT"): R {
+  /** Runs `body` inside one write transaction, which `end` closes (it may tell by the result); an error undoes it. */
+  transaction<R>(body: () => R, end: "COMMIT" | "ROLLBACK" | ((result: R) => "COMMIT" | "ROLLBACK") = "COMMIT"): R {
     // Prepared, because `exec` loses the result code under Deno.
     this.run("BEGIN IMMEDIATE");
     try {
       const result = body();
-      this.run(end);
+      this.run(typeof end === "string" ? end : end(result));
       return result;
     } catch (error) {
       try {

@@ -5,7 +5,7 @@ import type { Clock } from "../../ports/clock.ts";
 import type { Log } from "../../ports/log.ts";
 import type { Random } from "../../ports/random.ts";
 import { Changes } from "./changes.ts";
-import { Connection, primaryCode, RESULT } from "./connection.ts";
+import { Connection, primaryCode, quoted, RESULT } from "./connection.ts";
 import type { Migration } from "./migrations.ts";
 import { migrate, OldProgramsRun, requireUsableFile, schemaVersion } from "./schema.ts";
 
@@ -147,6 +147,28 @@ export class SqliteFile {
     return this.#patiently(() => this.#quick.transaction(() => body(this.#quick), "ROLLBACK"));
   }
 
+  /**
+   * One transaction with another file beside ours, under the name `schema`. Nobody else writes to either meanwhile.
+   * @param body `keep` false undoes what it wrote
+   */
+  withAttached<R>(
+    path: string,
+    schema: string,
+    body: (connection: Connection) => { readonly result: R; readonly keep: boolean },
+  ): Promise<R> {
+    return this.#patiently(() => {
+      this.#durable.run(`ATTACH DATABASE ? AS ${quoted(schema)}`, path);
+      try {
+        return this.#durable.transaction(
+          () => body(this.#usable(this.#durable)),
+          ({ keep }) => (keep ? "COMMIT" : "ROLLBACK"),
+        ).result;
+      } finally {
+        this.#durable.run(`DETACH DATABASE ${quoted(schema)}`);
+      }
+    });
+  }
+
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -176,8 +198,8 @@ function migrationsOf(options: OpenOptions): { readonly migrations?: readonly Mi
   return options.migrations === undefined ? {} : { migrations: options.migrations };
 }
 
-/** Runs at once; again after a pause as long as somebody else holds the lock. */
-async function patiently<R>(time: { readonly clock: Clock; readonly random: Random }, address: string, run: () => R): Promise<R> {
+/** Runs at once; again after a pause as long as somebody else holds the lock. @throws what SQLite says in our terms, naming `address` */
+export async function patiently<R>(time: { readonly clock: Clock; readonly random: Random }, address: string, run: () => R): Promise<R> {
   const deadline_ms = time.clock.monotonic_ms() + LOCK_ms;
   for (let pause_ms = PAUSE_first_ms; ; pause_ms = Math.min(pause_ms * 2, PAUSE_max_ms)) {
     try {

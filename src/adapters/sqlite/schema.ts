@@ -115,8 +115,9 @@ function makeMigrationTable(connection: Connection): void {
   }
 }
 
-export function columnsIn(connection: Connection, table: string): readonly string[] {
-  return connection.all<{ name: string }>("SELECT name FROM pragma_table_info(?)", table).map(({ name }) => name);
+/** Names of a table's columns; none when there is no such table. `schema`: name of an attached file. */
+export function columnsIn(connection: Connection, table: string, schema = "main"): readonly string[] {
+  return connection.all<{ name: string }>("SELECT name FROM pragma_table_info(?, ?)", table, schema).map(({ name }) => name);
 }
 
 /** A server that holds a lease or beats in this file. Its record and its leases run out seconds after its end. */

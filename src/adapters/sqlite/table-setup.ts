@@ -1,6 +1,7 @@
 import type { DatabaseStep, Table } from "../../ports/database.ts";
 import { columnsOf, createTableSql, sqlTypeOf } from "./columns.ts";
 import { type Connection, quoted } from "./connection.ts";
+import { columnsIn } from "./schema.ts";
 
 /** Something that a declared table lacks in the file, and the statement that makes it. */
 export type SetupStep = DatabaseStep;
@@ -9,7 +10,7 @@ export type SetupStep = DatabaseStep;
 export function missingSteps(connection: Connection, tables: readonly Table[]): SetupStep[] {
   const steps: SetupStep[] = [];
   for (const table of tables) {
-    const present = new Set(connection.all<{ name: string }>("SELECT name FROM pragma_table_info(?)", table.name).map(({ name }) => name));
+    const present = new Set(columnsIn(connection, table.name));
     if (present.size === 0) steps.push({ what: `table ${table.name}`, sql: createTableSql(table) });
     else {
       for (const column of columnsOf(table).values()) {

@@ -13,22 +13,9 @@ import { SystemClock } from "../../../../src/runtime/clock.ts";
 import { SystemRandom } from "../../../../src/runtime/random.ts";
 import { benchMessage } from "../../../bench/envelope.ts";
 import { type TemporaryFolder, temporaryFolder } from "../../../support/folder.ts";
+import { HurriedClock } from "../../../support/hurried-clock.ts";
 import { pythonFile } from "../../../support/python-file.ts";
 import { until } from "../../../support/until.ts";
-
-/** Its pauses take no time. */
-class HurriedClock extends SystemClock {
-  #ahead_ms = 0;
-  override now_ms(): number {
-    return super.now_ms() + this.#ahead_ms;
-  }
-  override monotonic_ms(): number {
-    return super.monotonic_ms() + this.#ahead_ms;
-  }
-  override async sleep(delay_ms: number): Promise<void> {
-    this.#ahead_ms += delay_ms;
-  }
-}
 
 const outside = { clock: new SystemClock(), random: new SystemRandom(), log: silentLog };
 const next = (version: number, usableFrom: number): Migration => ({

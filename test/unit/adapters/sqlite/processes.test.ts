@@ -5,8 +5,8 @@ import type { Subprocess } from "bun";
 import { openSqlite } from "../../../../src/adapters/sqlite/mod.ts";
 import { ConnectionError } from "../../../../src/errors.ts";
 import { silentLog } from "../../../../src/ports/log.ts";
-import { SystemClock } from "../../../../src/runtime/clock.ts";
 import { SystemRandom } from "../../../../src/runtime/random.ts";
+import { HurriedClock } from "../../../support/hurried-clock.ts";
 import { type SqliteUnderTest, sqliteUnderTest } from "../../../support/sqlite.ts";
 import { until } from "../../../support/until.ts";
 
@@ -80,16 +80,6 @@ describe("a SQLite file and other processes", () => {
   });
 
   test("a lock that isn't given up becomes a ConnectionError after 5 s, and nothing was written", async () => {
-    /** Its pauses take no real time. */
-    class HurriedClock extends SystemClock {
-      #ahead_ms = 0;
-      override monotonic_ms(): number {
-        return super.monotonic_ms() + this.#ahead_ms;
-      }
-      override async sleep(delay_ms: number): Promise<void> {
-        this.#ahead_ms += delay_ms;
-      }
-    }
     const stores = await openSqlite({ file: under.file, clock: new HurriedClock(), random: new SystemRandom(), log: silentLog });
     const holder = new DatabaseSync(under.file);
     holder.exec("BEGIN IMMEDIATE");
