@@ -171,6 +171,14 @@ export interface Broker {
     readonly originalId: string;
     readonly fields: Readonly<Record<string, string | Uint8Array>>;
   }): Promise<"redelivered" | "copied" | "missing">;
+  /** The newest id that each stream ever had, also when its entry is gone; `0-0` where there is no stream. */
+  newestIds(streams: readonly string[]): Promise<ReadonlyMap<string, string>>;
+  /**
+   * Takes a group back to an earlier state, after the store of its handlers was restored from a backup: what stands behind `lastDelivered` is
+   * delivered again, and those of `pending` that are still in the stream and not pending now can be claimed at once by anybody, with no attempts
+   * used. One atomic step. Answers how many of `pending` were made so; -1 when there is no such group.
+   */
+  rewind(stream: string, group: string, to: { readonly lastDelivered: string; readonly pending: readonly string[] }): Promise<number>;
   /**
    * Removes what every group has acknowledged: everything below the lowest entry that some group has pending or not read yet (known-traps W3),
    * and older than `olderThan_ms`. With no group nothing is removed. Answers how many went.

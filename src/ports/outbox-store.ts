@@ -82,6 +82,15 @@ export interface OutboxStore {
   list(options: { readonly status?: OutboxStatus; readonly limit: number; readonly after?: string }): Promise<readonly OutboxRow[]>;
   /** Puts failed and abandoned rows back to pending with a retry count of 0; all of them when `ids` is null. */
   retry(ids: readonly string[] | null): Promise<number>;
+  /** Notes of unfinished rows that the broker has them already (found after a restore). Answers how many were unfinished still. */
+  notePublished(rows: readonly { readonly id: string; readonly entryId: string }[]): Promise<number>;
+  /**
+   * Ids of published rows whose entry id is above the newest of their source category: the broker has lost them (rulings 13). In commit order.
+   * @param newest source category to the newest id in the broker; rows of other categories are left out
+   */
+  publishedAbove(broker: string, newest: ReadonlyMap<string, string>): Promise<readonly string[]>;
+  /** Puts published rows back to pending: the broker has lost them. Answers how many were published still. */
+  publishAgain(ids: readonly string[]): Promise<number>;
   cleanup(options: { readonly published_ms: number; readonly abandoned_ms: number; readonly limit: number }): Promise<number>;
   /** Calls `wake` soon after rows were added by this process or another. May call it for nothing. Returns the way to stop. */
   onInsert(wake: () => void): () => void;

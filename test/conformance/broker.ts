@@ -4,7 +4,7 @@
  */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
-import { type Broker, CONTROL_STREAM, type EntryFields, type StreamEntry } from "../../src/ports/broker.ts";
+import { type Broker, CONTROL_STREAM, type EntryFields, REPLAY_CONSUMER, type StreamEntry } from "../../src/ports/broker.ts";
 
 export interface BrokerUnderTest {
   readonly broker: Broker;
@@ -473,6 +473,65 @@ export function brokerConformance(name: string, factory: () => Promise<BrokerUnd
         expect(found).toContain(`${special}:dlq`);
         expect(found).not.toContain(stream);
         expect(await broker.streams("*[x]:dlq")).toEqual([`${special}:dlq`]);
+      });
+    });
+
+    describe("taking a group back", () => {
+      test("what stands behind the id is delivered again, and what was acknowledged since can be claimed at once", async () => {
+        const entries = await delivered(5);
+        const ids = entries.map(({ id }) => id);
+        await broker.acknowledge(
+          stream,
+          group,
+          [0, 1, 2, 4].map((at) => ids[at] ?? ""),
+        );
+        // As it was: three delivered, of them the first acknowledged. The fourth is pending until today.
+        const pending = [ids[1] ?? "", ids[2] ?? ""];
+        expect(await broker.rewind(stream, group, { lastDelivered: ids[2] ?? "", pending })).toBe(2);
+        const taken = await broker.claim(stream, group, "second", pending, { minIdle_ms: 60_000 });
+        expect(texts(taken.entries)).toEqual(["m2", "m3"]);
+        for (const id of pending) expect(await deliveries(id)).toBe(0);
+        expect(texts(await read("second"))).toEqual(["m4", "m5"]);
+        expect((await broker.consumers(stream, group)).find(({ name }) => name === "first")?.pending ?? 0).toBe(0);
+        expect(await deliveries(ids[3] ?? "")).toBe(1);
+        await broker.acknowledge(stream, group, ids);
+        expect(await pendingOf()).toEqual([]);
+        expect(await read("second")).toEqual([]);
+      });
+
+      test("what somebody holds stays his, and what is gone from the stream stays gone", async () => {
+        const ids = (await delivered(3)).map(({ id }) => id);
+        await broker.acknowledge(stream, group, [ids[0] ?? "", ids[1] ?? ""]);
+        await broker.remove(stream, [ids[0] ?? ""]);
+        expect(await broker.rewind(stream, group, { lastDelivered: ids[2] ?? "", pending: ids })).toBe(1);
+        expect((await pendingOf()).map(({ id, consumer }) => [id, consumer])).toEqual([
+          [ids[1] ?? "", REPLAY_CONSUMER],
+          [ids[2] ?? "", "first"],
+        ]);
+        expect(await read("second")).toEqual([]);
+      });
+
+      test("to its beginning it gets everything again; one that doesn't exist isn't made", async () => {
+        await broker.acknowledge(
+          stream,
+          group,
+          (await delivered(2)).map(({ id }) => id),
+        );
+        expect(await broker.rewind(stream, group, { lastDelivered: "0-0", pending: [] })).toBe(0);
+        expect(texts(await read("second"))).toEqual(["m1", "m2"]);
+        expect(await broker.rewind(stream, "nobody", { lastDelivered: "0-0", pending: [] })).toBe(-1);
+        expect((await broker.groups(stream)).map(({ name: one }) => one)).toEqual([group]);
+      });
+
+      test("the newest id of a stream outlives its entries; none is 0-0", async () => {
+        const ids = await broker.publish(numbered(stream, 1, 2));
+        await broker.remove(stream, ids);
+        const newest = await broker.newestIds([stream, `${stream}:none`]);
+        expect([...newest]).toEqual([
+          [stream, ids[1] ?? ""],
+          [`${stream}:none`, "0-0"],
+        ]);
+        expect(await broker.newestIds([])).toEqual(new Map());
       });
     });
 

@@ -298,6 +298,48 @@ export function outboxConformance(name: string, factory: () => Promise<OutboxUnd
         expect(ids(await claim("a"))).toEqual(["m2", "m3"]);
       });
 
+      test("rows that the broker turns out to have are done, whatever state they were in; those that are done stay as they are", async () => {
+        await under.commit(["m1", "m2", "m3"].map((id) => row(id, `s-${id}`)));
+        const [first, second, third] = await outbox.list({ limit: 10 });
+        await publish("a", await claim("a", 1));
+        await fail("a", await claim("a", 1), 60_000);
+        const found = [first, second, third].map((one) => ({ id: one?.id ?? "", entryId: "7-1" }));
+        expect(await outbox.notePublished(found)).toBe(2);
+        expect(await outbox.notePublished(found)).toBe(0);
+        expect(await outbox.counts()).toMatchObject({ published: 3, pending: 0, failed: 0 });
+        expect(await claim("b")).toEqual([]);
+        expect(await outbox.publishedAbove("default", new Map([["s", "7-0"]]))).toEqual([second?.id ?? "", third?.id ?? ""]);
+      });
+
+      test("rows above the newest id of their category are found, in commit order, and published again", async () => {
+        await under.commit([
+          row("a1", "a-1"),
+          row("a2", "a-2"),
+          row("b1", "b-1"),
+          row("p1", "a-1", { targetBroker: "partner" }),
+          row("c", "c"),
+        ]);
+        const rows = await claim("a");
+        // 10 comes after 9, though its text doesn't.
+        const entryIds = ["9-1", "10-0", "5-2", "5-10"];
+        await outbox.settle("a", { ...NOTHING, published: rows.map(({ id }, at) => ({ id, entryId: entryIds[at] ?? "" })) });
+        const above = async (...newest: [string, string][]) => {
+          const found = await outbox.publishedAbove("default", new Map(newest));
+          return (await outbox.list({ limit: 10 })).filter(({ id }) => found.includes(id)).map(({ messageId }) => messageId);
+        };
+        expect(await above(["a", "9-1"], ["b", "5-2"], ["c", "5-10"])).toEqual(["a2"]);
+        expect(await above(["a", "9-0"], ["c", "5-9"])).toEqual(["a1", "a2", "c"]);
+        expect(await above(["a", "0-0"])).toEqual(["a1", "a2"]);
+        expect(await above()).toEqual([]);
+        const lost = await outbox.publishedAbove("default", new Map([["a", "0-0"]]));
+        expect(await outbox.publishAgain(lost)).toBe(2);
+        expect(await outbox.publishAgain(lost)).toBe(0);
+        expect(await claim("b")).toMatchObject([
+          { messageId: "a1", status: "processing", publishedAt: null, retryCount: 0 },
+          { messageId: "a2", publishedAt: null },
+        ]);
+      });
+
       test("old published and abandoned rows are cleaned up, at most so many; unfinished ones never", async () => {
         await under.commit(["m1", "m2", "m3", "m4"].map((id) => row(id, `s-${id}`)));
         const rows = await claim("a", 3);

@@ -24,7 +24,8 @@ function sql(file: string, text: string): void {
   database.close();
 }
 
-const run = (...words: readonly string[]) => runCli(["db", "import", ...words, "--handlers", BANK, "--domain", "Corner Bank"], { directory: folder.path });
+const run = (...words: readonly string[]) =>
+  runCli(["db", "import", ...words, "--handlers", BANK, "--domain", "Corner Bank"], { directory: folder.path });
 const table = (text: string) =>
   text
     .trim()

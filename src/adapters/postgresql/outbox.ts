@@ -213,6 +213,39 @@ export class PostgresOutbox implements OutboxStore {
     return count;
   }
 
+  async notePublished(rows: readonly { readonly id: string; readonly entryId: string }[]): Promise<number> {
+    if (rows.length === 0) return 0;
+    const { count } = await this.#server.change(
+      `UPDATE ${this.#table} AS o SET status = 'published', published_at = localtimestamp, last_processed_at = localtimestamp, entry_id = given.entry_id,
+         last_error = 'null', next_retry_at = NULL, locked_by = NULL, locked_until = NULL, _version = coalesce(_version, 0) + 1
+       FROM unnest($1::text[], $2::text[]) AS given (id, entry_id) WHERE o.id = given.id AND o.${UNFINISHED}`,
+      [arrayText(rows.map(({ id }) => id)), arrayText(rows.map(({ entryId }) => entryId))],
+    );
+    return count;
+  }
+
+  async publishedAbove(broker: string, newest: ReadonlyMap<string, string>): Promise<readonly string[]> {
+    const idParts = (column: string) => `split_part(${column}, '-', 1)::numeric, split_part(${column}, '-', 2)::numeric`;
+    const { rows } = await this.#server.query(
+      `SELECT o.id FROM ${this.#table} AS o JOIN unnest($1::text[], $2::text[]) AS n (category, newest) ON split_part(o.stream_name, '-', 1) = n.category
+       WHERE o.status = 'published' AND o.target_broker = $3 AND o.entry_id ~ '^[0-9]+-[0-9]+$' AND (${idParts("o.entry_id")}) > (${idParts("n.newest")})
+       ORDER BY o.protean_position`,
+      [arrayText([...newest.keys()]), arrayText([...newest.values()]), broker],
+    );
+    return rows.map(({ id }) => id ?? "");
+  }
+
+  async publishAgain(ids: readonly string[]): Promise<number> {
+    if (ids.length === 0) return 0;
+    const { count } = await this.#server.change(
+      `UPDATE ${this.#table} SET status = 'pending', published_at = NULL, entry_id = NULL, retry_count = 0, _version = coalesce(_version, 0) + 1
+       WHERE status = 'published' AND id = ANY($1::text[])`,
+      [arrayText(ids)],
+    );
+    if (count > 0) this.#server.changes.committed({ outbox: true });
+    return count;
+  }
+
   async cleanup(options: { readonly published_ms: number; readonly abandoned_ms: number; readonly limit: number }): Promise<number> {
     let removed = 0;
     for (const [status, age_ms] of [

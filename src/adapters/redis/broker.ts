@@ -28,10 +28,12 @@ import {
   CLAIM,
   DEAD_LETTER,
   HAND_BACK,
+  NEWEST_IDS,
   PUBLISH,
   REFRESH,
   REMOVE_CONSUMER,
   REPLAY,
+  REWIND,
   SET_ATTEMPTS,
   TRIM_ACKNOWLEDGED,
   TRIM_OLD,
@@ -282,6 +284,24 @@ export class RedisBroker implements Broker {
     const keys = [options.deadLetterStream, options.stream, replayStream(options.stream, options.group), CONTROL_STREAM];
     const args = [options.deadLetterId, options.group, options.originalId, ...fieldArguments(options.fields)];
     return textOf(await sent(this.#connection.run(REPLAY, keys, args))) as "redelivered" | "copied" | "missing";
+  }
+
+  async newestIds(streams: readonly string[]): Promise<ReadonlyMap<string, string>> {
+    const newest = new Map<string, string>();
+    for (const part of parts(streams)) {
+      const ids = listOf(await this.#connection.run(NEWEST_IDS, part, [])).map(textOf);
+      for (const [at, stream] of part.entries()) newest.set(stream, ids[at] ?? "0-0");
+    }
+    return newest;
+  }
+
+  /** Not in portions: half a rewind would be a group that has lost the other half. */
+  async rewind(
+    stream: string,
+    group: string,
+    to: { readonly lastDelivered: string; readonly pending: readonly string[] },
+  ): Promise<number> {
+    return numberOf(await this.#connection.run(REWIND, [stream, CONTROL_STREAM], [group, to.lastDelivered, ...to.pending]));
   }
 
   /** `maxLength`: while the stream is longer, acknowledged entries go whatever their age; at most 1,000 in one call. */

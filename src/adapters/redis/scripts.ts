@@ -174,6 +174,23 @@ redis.call('XADD', KEYS[4], 'MAXLEN', '~', ${CONTROL_LENGTH}, '*', 'event', 'rep
 return outcome`);
 
 /**
+ * Takes a group back. What is pending already stays with its consumer; what was acknowledged since becomes pending for a consumer that doesn't exist.
+ * KEYS: stream, control stream. ARGV: group, last delivered id, ids. Answers how many became pending, -1 without the group.
+ */
+export const REWIND = script(`
+if redis.pcall('XPENDING', KEYS[1], ARGV[1]).err then return -1 end
+redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], ARGV[2])
+local made = 0
+for at = 3, #ARGV do
+  local id = ARGV[at]
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) == 0 and #redis.call('XRANGE', KEYS[1], id, id, 'COUNT', 1) == 1 then
+    made = made + #redis.call('XCLAIM', KEYS[1], ARGV[1], '${REPLAY_CONSUMER}', 0, id, 'IDLE', ${CLAIMABLE_ms}, 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+  end
+end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ${CONTROL_LENGTH}, '*', 'event', 'replay', 'stream', KEYS[1], 'group', ARGV[1])
+return made`);
+
+/**
  * Removes what every group is done with (subscriptions.md §2.6 "ours"): below the lowest pending id of every group, and not above what it was
  * given last. `XINFO GROUPS` alone would not do: last-delivered is not acknowledged (W3).
  * KEYS: stream. ARGV: age in ms, greatest length or ''. Of a stream that is too long the oldest acknowledged go whatever their age, at most

@@ -413,22 +413,43 @@ export class SqliteBroker implements Broker {
         tellEngines(connection, { event: "replay", stream: options.stream, group: options.group }, this.#now_ms());
         return "copied";
       }
-      // Pending already: somebody holds it and will run it, or put it back.
-      const { changes } = connection.run(
-        `INSERT INTO protean_pending (group_id, ms, seq, consumer, delivered_ms, deliveries) VALUES (?, ?, ?, ?, ?, 0)
-         ON CONFLICT DO NOTHING`,
-        group.id,
-        original.ms,
-        original.seq,
-        REPLAY_CONSUMER,
-        now_ms - HANDED_BACK_ms,
-      );
-      if (changes > 0) noteConsumer(connection, group.id, REPLAY_CONSUMER, now_ms - HANDED_BACK_ms);
+      makePending(connection, group.id, original, now_ms);
       tellEngines(connection, { event: "replay", stream: options.stream, group: options.group }, this.#now_ms());
       return "redelivered";
     });
     this.#file.changes.committed();
     return outcome;
+  }
+
+  newestIds(streams: readonly string[]): Promise<ReadonlyMap<string, string>> {
+    return this.#file.read(
+      (connection) =>
+        new Map(
+          streams.map((stream) => {
+            const row = streamRow(connection, stream);
+            return [stream, row === undefined ? idText(FIRST_ID) : idText({ ms: row.last_ms, seq: row.last_seq })];
+          }),
+        ),
+    );
+  }
+
+  async rewind(
+    stream: string,
+    group: string,
+    to: { readonly lastDelivered: string; readonly pending: readonly string[] },
+  ): Promise<number> {
+    const made = await this.#file.writeDurably((connection) => {
+      const row = groupRow(connection, stream, group);
+      const last = parseId(to.lastDelivered);
+      if (row === undefined || last === null) return -1;
+      connection.run("UPDATE protean_group SET last_ms = ?, last_seq = ? WHERE id = ?", last.ms, last.seq, row.id);
+      const ids = to.pending.flatMap((text) => parseId(text) ?? []).filter((id) => entryRow(connection, row.stream_id, id) !== undefined);
+      const count = ids.filter((id) => makePending(connection, row.id, id, this.#file.clock.now_ms())).length;
+      tellEngines(connection, { event: "replay", stream, group }, this.#now_ms());
+      return count;
+    });
+    if (made >= 0) this.#file.changes.committed();
+    return made;
   }
 
   async trimAcknowledged(stream: string, options: { readonly olderThan_ms: number; readonly maxLength?: number }): Promise<number> {
@@ -697,6 +718,21 @@ function removePending(connection: Connection, groupId: number | undefined, ids:
     removed += connection.run("DELETE FROM protean_pending WHERE group_id = ? AND ms = ? AND seq = ?", groupId, id.ms, id.seq).changes;
   }
   return removed;
+}
+
+/** For a consumer that doesn't exist, so that anybody may take it at once. False when it is pending: somebody holds it and will run it, or put it back. */
+function makePending(connection: Connection, groupId: number, { ms, seq }: EntryId, now_ms: number): boolean {
+  const { changes } = connection.run(
+    `INSERT INTO protean_pending (group_id, ms, seq, consumer, delivered_ms, deliveries) VALUES (?, ?, ?, ?, ?, 0)
+     ON CONFLICT DO NOTHING`,
+    groupId,
+    ms,
+    seq,
+    REPLAY_CONSUMER,
+    now_ms - HANDED_BACK_ms,
+  );
+  if (changes > 0) noteConsumer(connection, groupId, REPLAY_CONSUMER, now_ms - HANDED_BACK_ms);
+  return changes > 0;
 }
 
 function noteConsumer(connection: Connection, groupId: number, consumer: string, now_ms: number): void {

@@ -265,6 +265,56 @@ export class SqliteOutbox implements OutboxStore {
     return changed;
   }
 
+  async notePublished(rows: readonly { readonly id: string; readonly entryId: string }[]): Promise<number> {
+    if (rows.length === 0) return 0;
+    return await this.#file.writeDurably((connection) => {
+      const now = sqlTime(this.#file.clock.now_ms());
+      let count = 0;
+      for (const { id, entryId } of rows) {
+        count += connection.run(
+          `UPDATE outbox SET status = 'published', published_at = ?, last_processed_at = ?, entry_id = ?, last_error = 'null', next_retry_at = NULL,
+             locked_by = NULL, locked_until = NULL, _version = coalesce(_version, 0) + 1 WHERE id = ? AND ${UNFINISHED}`,
+          now,
+          now,
+          entryId,
+          id,
+        ).changes;
+      }
+      return count;
+    });
+  }
+
+  publishedAbove(broker: string, newest: ReadonlyMap<string, string>): Promise<readonly string[]> {
+    return this.#file.read((connection) =>
+      connection
+        .all<{ id: string }>(
+          `SELECT o.id FROM json_each(?) AS n JOIN outbox AS o
+             ON n.key = CASE instr(o.stream_name, '-') WHEN 0 THEN o.stream_name ELSE substr(o.stream_name, 1, instr(o.stream_name, '-') - 1) END
+           WHERE o.status = 'published' AND o.target_broker = ? AND o.entry_id IS NOT NULL
+             AND (${idPart("o.entry_id", "ms")}, ${idPart("o.entry_id", "seq")}) > (${idPart("n.value", "ms")}, ${idPart("n.value", "seq")})
+           ORDER BY o.rowid`,
+          JSON.stringify(Object.fromEntries(newest)),
+          broker,
+        )
+        .map(({ id }) => id),
+    );
+  }
+
+  async publishAgain(ids: readonly string[]): Promise<number> {
+    if (ids.length === 0) return 0;
+    const changed = await this.#file.writeDurably((connection) => {
+      const { changes } = connection.run(
+        `UPDATE outbox SET status = 'pending', published_at = NULL, entry_id = NULL, retry_count = 0, _version = coalesce(_version, 0) + 1
+         WHERE status = 'published' AND id IN (SELECT value FROM json_each(?))`,
+        JSON.stringify(ids),
+      );
+      if (changes > 0) signalOutbox(connection);
+      return changes;
+    });
+    if (changed > 0) this.#file.changes.committed();
+    return changed;
+  }
+
   async cleanup(options: { readonly published_ms: number; readonly abandoned_ms: number; readonly limit: number }): Promise<number> {
     let removed = 0;
     for (const [status, age_ms] of [
@@ -328,6 +378,11 @@ export class SqliteOutbox implements OutboxStore {
       });
     });
   }
+}
+
+/** Half of an entry id, `<milliseconds>-<sequence>`, as a number. */
+function idPart(column: string, part: "ms" | "seq"): string {
+  return `CAST(substr(${column}, ${part === "ms" ? `1, instr(${column}, '-') - 1` : `instr(${column}, '-') + 1`}) AS INTEGER)`;
 }
 
 const OWNED = "WHERE id = ? AND locked_by = ? AND status = 'processing'";
