@@ -113,6 +113,16 @@ export interface DatabaseStep {
   readonly sql: string;
 }
 
+/** A backup that was put back in place of a database; times are ISO 8601. */
+export interface Restored {
+  /** null when the file doesn't say. */
+  readonly takenAt: string | null;
+  /** null when it was copied there by hand. */
+  readonly restoredAt: string | null;
+  /** Where other stores stood when it was made; null when the file doesn't say. */
+  readonly note: string | null;
+}
+
 /** Everything that one unit of work writes into one database, applied in one transaction or not at all. */
 export interface CommitSet {
   readonly rows: readonly RowWrite[];
@@ -199,6 +209,10 @@ export interface Database {
    * @returns what it did; with `dryRun` what it would do
    */
   clear(what: "rows" | "tables", options?: { readonly dryRun?: boolean }): Promise<readonly DatabaseStep[]>;
+  /** Whether this is a backup that was put back and has not been compared with the other stores since (`protean recover`). */
+  restored(): Promise<Restored | null>;
+  /** It was compared, and what didn't fit was repaired. */
+  settleRestored(): Promise<void>;
   ping(): Promise<void>;
   close(): Promise<void>;
 }

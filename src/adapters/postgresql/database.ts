@@ -182,6 +182,13 @@ export class PostgresDatabase implements Database {
     return steps;
   }
 
+  /** A dump doesn't say that it was put back; whoever did it says so to `protean recover`. */
+  async restored(): Promise<null> {
+    return null;
+  }
+
+  async settleRestored(): Promise<void> {}
+
   ping(): Promise<void> {
     return this.#server.ping();
   }

@@ -9,7 +9,17 @@ export type SqlValue = null | number | bigint | string | Uint8Array;
 const STATEMENTS_max = 512;
 
 /** Primary result codes of SQLite (sqlite.org/rescode.html). */
-export const RESULT = { busy: 5, locked: 6, readonly: 8, ioError: 10, full: 13, cantOpen: 14, constraint: 19, notADatabase: 26 } as const;
+export const RESULT = {
+  busy: 5,
+  locked: 6,
+  readonly: 8,
+  ioError: 10,
+  corrupt: 11,
+  full: 13,
+  cantOpen: 14,
+  constraint: 19,
+  notADatabase: 26,
+} as const;
 /** Extended result codes that tell what constraint failed. */
 export const CONSTRAINT = { notNull: 1299, primaryKey: 1555, unique: 2067 } as const;
 

@@ -5,6 +5,7 @@ import {
   type Database,
   LeaseLostError,
   type ProcessedMarker,
+  type Restored,
   type Row,
   type RowWrite,
   type Selection,
@@ -14,6 +15,7 @@ import type { Appended } from "../../ports/event-store.ts";
 import type { Idempotency } from "../../ports/idempotency.ts";
 import type { Leases } from "../../ports/leases.ts";
 import type { OutboxStore } from "../../ports/outbox-store.ts";
+import { forgetRestored, restoredFrom } from "./backup.ts";
 import { CONSTRAINT, type Connection, resultCode } from "./connection.ts";
 import { appendMessages } from "./event-store.ts";
 import type { SqliteFile } from "./file.ts";
@@ -139,6 +141,14 @@ export class SqliteDatabase implements Database {
       for (const { sql } of steps) connection.execute(sql);
       return steps;
     });
+  }
+
+  restored(): Promise<Restored | null> {
+    return this.#file.read(restoredFrom);
+  }
+
+  settleRestored(): Promise<void> {
+    return this.#file.writeDurably(forgetRestored);
   }
 
   async ping(): Promise<void> {

@@ -147,6 +147,11 @@ export class SqliteFile {
     return this.#patiently(() => this.#quick.transaction(() => body(this.#quick), "ROLLBACK"));
   }
 
+  /** Writes what is committed into a new file. Stops the loop until it is done, so it is for commands, not for servers. */
+  copyInto(path: string): Promise<void> {
+    return this.#patiently(() => void this.#quick.run("VACUUM INTO ?", path));
+  }
+
   /**
    * One transaction with another file beside ours, under the name `schema`. Nobody else writes to either meanwhile.
    * @param body `keep` false undoes what it wrote
