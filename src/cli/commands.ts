@@ -30,6 +30,8 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   "db migrate": { summary: "Add what the databases' tables lack", load: async () => (await import("./db.ts")).dbMigrate },
   "db truncate": { summary: "Delete all rows of the domain", load: async () => (await import("./db.ts")).dbTruncate },
   "db drop": { summary: "Remove the domain's tables", load: async () => (await import("./db.ts")).dbDrop },
+  "db backup": { summary: "Copy a SQLite database that may be in use", load: async () => (await import("./db-backup.ts")).dbBackup },
+  "db restore": { summary: "Put a backup back", load: async () => (await import("./db-backup.ts")).dbRestore },
   "db import": {
     summary: "Take over a SQLite file of Protean for Python",
     load: async () => (await import("./db-import.ts")).dbImport,
@@ -52,6 +54,7 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: "Add outbox rows that the event store's messages lack",
     load: async () => (await import("./outbox.ts")).outboxReconcile,
   },
+  recover: { summary: "Compare the stores after a restore, and repair", load: async () => (await import("./recover.ts")).recover },
   health: { summary: "Ask a running server whether it is ready", load: async () => (await import("./health.ts")).health },
   version: { summary: "Version, commit, Bun and platform", load: async () => (await import("./version.ts")).version },
 };
@@ -78,7 +81,6 @@ export const NOT_HERE: Readonly<Record<string, string>> = {
   "projection rebuild": "It is not in this version.",
   "snapshot create": "It is not in this version; the library has domain.createSnapshot.",
   "idempotency cleanup": "The server removes old keys and markers by itself.",
-  recover: "It is not in this version.",
   "db setup-outbox": "`protean db setup` makes the outbox too.",
   observatory: "The dashboard is not in this version.",
   events: "It is not in this version; `protean send … --wait` shows what a message brought about.",

@@ -6,6 +6,7 @@ import { confirm, refuseInProduction } from "./confirm.ts";
 import type { Outcome } from "./output.ts";
 import { CommandError, EXIT } from "./problem.ts";
 import { isUntouched, loadProject, type OpenProject, openProject, shortPath } from "./project.ts";
+import { refuseWhileServersRun } from "./running-servers.ts";
 
 const DRY_RUN = { "dry-run": { type: "boolean", description: "Only print the SQL" } } as const satisfies Readonly<Record<string, FlagSpec>>;
 
@@ -35,7 +36,7 @@ async function setUp(invocation: Invocation, what: "everything" | "databases"): 
     const line = `would create ${shortPath(loaded.config.dataFile)} with all tables`;
     return { data: { created: [], would_create: [line] }, text: `-- ${line}` };
   }
-  const project = await openProject(invocation, { role: "engine", setUp: false, loaded, tablesLater: true });
+  const project = await openProject(invocation, { role: "engine", setUp: false, loaded, tablesLater: true, unsettled: true });
   try {
     return dryRun ? await planned(project, what) : await done(project, what);
   } finally {
@@ -121,7 +122,7 @@ async function clear(invocation: Invocation, what: "rows" | "tables"): Promise<O
   const loaded = await loadProject(invocation);
   if (!values.has("dry-run")) refuseInProduction(values, loaded.config, command);
   if (await isUntouched(loaded.config)) return { data: { cleared: [] }, text: "Nothing is stored yet." };
-  const project = await openProject(invocation, { role: "client", setUp: false, loaded, tablesLater: true });
+  const project = await openProject(invocation, { role: "client", setUp: false, loaded, tablesLater: true, unsettled: true });
   try {
     const databases = chosen(project.stores, values.texts("database", { split: true }), project.config);
     const parts = await Promise.all(databases.map(async (database) => ({ database, steps: await database.clear(what, { dryRun: true }) })));
@@ -131,7 +132,9 @@ async function clear(invocation: Invocation, what: "rows" | "tables"): Promise<O
       return { data: { cleared: [], would_clear: lines }, text: sql.length === 0 ? "-- nothing is there" : sql.join("\n") };
     }
     if (lines.length === 0) return { data: { cleared: [] }, text: "Nothing is there." };
-    if (!values.has("force")) await refuseWhileServersRun(project, command);
+    if (!values.has("force")) {
+      await refuseWhileServersRun(project.stores, project.domain.name, command, "Stop it first, or add --force.");
+    }
     for (const line of lines) output.hint(line);
     const where = databases.map(({ name, address }) => `${name} (${address})`).join(", ");
     const verb = what === "tables" ? "Remove these tables with all their rows" : "Delete all rows of these tables";
@@ -156,18 +159,6 @@ function chosen(stores: ConnectedStores, names: readonly string[], config: Confi
     });
   }
   return names.length === 0 ? all : all.filter(({ name }) => names.includes(name));
-}
-
-/** @throws CommandError (exit 5) when an engine of this domain is alive */
-async function refuseWhileServersRun({ stores, domain }: OpenProject, command: string): Promise<void> {
-  const alive = (await stores.brokers.get("default")?.instances.alive()) ?? [];
-  const own = alive.filter((instance) => instance.domain === domain.name);
-  const [first] = own;
-  if (first === undefined) return;
-  const others = own.length === 1 ? "" : ` and ${own.length - 1} more`;
-  throw new CommandError(EXIT.conflict, "SERVERS_RUN", `${command}: a server runs (${first.host}, process ${first.pid})${others}`, {
-    fix: "Stop it first, or add --force.",
-  });
 }
 
 function messageOf(error: unknown): string {

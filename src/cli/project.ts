@@ -274,6 +274,8 @@ export async function openProject(
     readonly wrap?: (stores: ConnectedStores) => ConnectedStores;
     /** The caller makes the tables itself. */
     readonly tablesLater?: boolean;
+    /** Also where a database was put back and not compared with the other stores yet: for looking, and for `recover`. */
+    readonly unsettled?: boolean;
     /** Called with what holds, before any store is opened; says how long stores are waited for. Default: as long as `--timeout` says. */
     readonly opening?: (config: Config, log: Log) => Promise<Patience>;
   },
@@ -299,6 +301,10 @@ export async function openProject(
   if (connected === null) throw new Error("the domain was initialised without asking for its stores");
   const close = () => project.domain.close();
   try {
+    if (options.unsettled !== true) {
+      const { requireRecovered } = await import("../compose/restored.ts");
+      await requireRecovered(connected);
+    }
     if (options.tablesLater !== true) await patience.reach(connected, () => requireTables(connected, options.setUp));
   } catch (error) {
     await close();

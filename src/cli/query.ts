@@ -45,7 +45,7 @@ export const query: Command = {
         fix: "Start protean dev, and send something.",
       });
     }
-    const project = await openProject(invocation, { role: "client", setUp: true, loaded, tablesLater: true });
+    const project = await openProject(invocation, { role: "client", setUp: true, loaded, tablesLater: true, unsettled: true });
     try {
       return await (meta.kind === "query" ? runQuery(invocation, project, meta) : readProjection(invocation, project, meta));
     } finally {

@@ -67,6 +67,7 @@ export const subscriptionsStatus: Command = {
         setUp: false,
         loaded: { ...loaded, config: looked },
         tablesLater: true,
+        unsettled: true,
       });
       try {
         const { stores, config, domain } = project;

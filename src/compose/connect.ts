@@ -20,6 +20,7 @@ import { configFiles } from "../runtime/config-files.ts";
 import { environmentVariables, workingDirectory } from "../runtime/environment.ts";
 import { watchesWithoutOpening } from "../runtime/files.ts";
 import { SystemRandom } from "../runtime/random.ts";
+import { requireRecovered } from "./restored.ts";
 import { domainSettings } from "./settings.ts";
 
 /** What every part gets from outside, made once for a process. */
@@ -218,5 +219,12 @@ export const libraryConnector: Connector = async (request) => {
           environment,
           read: configFiles,
         });
-  return await openStores(config, request.domainName, systemTools(standardLog(config.logging)), request.databases);
+  const stores = await openStores(config, request.domainName, systemTools(standardLog(config.logging)), request.databases);
+  try {
+    await requireRecovered(stores);
+    return stores;
+  } catch (error) {
+    await stores.close();
+    throw error;
+  }
 };

@@ -7,18 +7,21 @@ import { engineSettings } from "./settings.ts";
 /**
  * Compares the whole event store with the outbox of every database, and adds the rows that are missing (G63). A running server does the same for what
  * was stored since its last look; this begins at the first message.
+ * @param options.only these databases; default all
  * @param options.dryRun counts and writes nothing
  * @returns rows added (missing, with `dryRun`), by name under `[databases]`
  */
 export async function reconcileOutboxes(options: {
   readonly domain: Domain;
   readonly stores: ConnectedStores;
+  readonly only?: readonly string[];
   readonly dryRun: boolean;
 }): Promise<ReadonlyMap<string, number>> {
   const { domain, stores, dryRun } = options;
   const { outbox } = engineSettings(stores.config, domain.reactions);
   const counts = new Map<string, number>();
   for (const database of stores.databases.values()) {
+    if (options.only?.includes(database.name) === false) continue;
     const rows = await reconcileOutbox({
       store: stores.eventStore,
       database,

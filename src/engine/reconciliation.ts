@@ -109,7 +109,8 @@ async function addMissing(
   return added;
 }
 
-function rowOf(
+/** The outbox row of a message that has none. */
+export function rowOf(
   message: DecodedMessage,
   targetBroker: string,
   options: { readonly random: Random; readonly maxAttempts: number },

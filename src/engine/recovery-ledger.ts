@@ -82,7 +82,8 @@ export class RecoveryLedger {
     return this.#written;
   }
 
-  async #loadUnresolved(): Promise<void> {
+  /** Reads what is unresolved and writes nothing. @returns how many records it read, and the position behind them */
+  async readUnresolved(): Promise<{ readonly read: number; readonly next: number }> {
     this.unresolved.clear();
     this.#unsure.clear();
     const checkpoint = await this.#store.lastOfStream(this.#checkpoints);
@@ -109,7 +110,15 @@ export class RecoveryLedger {
       next = (page.at(-1)?.position ?? next - 1) + 1;
       if (page.length < PAGE) break;
     }
-    if (read === 0) return;
+    return { read, next };
+  }
+
+  async #loadUnresolved(): Promise<void> {
+    const { read, next } = await this.readUnresolved();
+    if (read > 0) await this.#writeCheckpoint(next);
+  }
+
+  async #writeCheckpoint(watermark: number): Promise<void> {
     const unresolved: Record<string, WireObject> = {};
     for (const entry of this.unresolved.values()) {
       unresolved[String(entry.position)] = {
@@ -118,7 +127,14 @@ export class RecoveryLedger {
         stream_position: entry.streamPosition,
       };
     }
-    await this.#store.append([this.#record(this.#checkpoints, "Checkpoint", { watermark: next, unresolved }, null)]);
+    await this.#store.append([this.#record(this.#checkpoints, "Checkpoint", { watermark, unresolved }, null)]);
+  }
+
+  /** Positions whose message is gone from the store (a restore) are owed no longer. Nobody may run the subscription meanwhile. */
+  async forget(positions: readonly number[]): Promise<void> {
+    const { next } = await this.readUnresolved();
+    for (const position of positions) this.unresolved.delete(position);
+    await this.#writeCheckpoint(next);
   }
 
   #note(position: number, data: Readonly<Record<string, unknown>>): void {
@@ -180,6 +196,16 @@ export class RecoveryLedger {
    */
   async write(cursor: number): Promise<void> {
     if (cursor <= this.#written) return;
+    await this.#store.append([this.#record(this.#positions, "Read", { position: cursor }, this.#positionHead)]);
+    this.#positionHead += 1;
+    this.#written = cursor;
+  }
+
+  /**
+   * Sets the cursor, backwards too, after a restore. Nobody may run the subscription meanwhile.
+   * @throws ExpectedVersionError when somebody wrote since `load`
+   */
+  async reset(cursor: number): Promise<void> {
     await this.#store.append([this.#record(this.#positions, "Read", { position: cursor }, this.#positionHead)]);
     this.#positionHead += 1;
     this.#written = cursor;

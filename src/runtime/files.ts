@@ -1,6 +1,6 @@
 /** The little that we need of the file system, and a watch on a folder. */
 import { type FSWatcher, watch } from "node:fs";
-import { access, mkdir, readFile, realpath, rm, stat, writeFile } from "node:fs/promises";
+import { access, mkdir, open, readFile, realpath, rm, stat, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 
 /** Text of a UTF-8 file, without its byte order mark; null when there is no such file. */
@@ -46,6 +46,24 @@ export async function makeFolder(path: string): Promise<void> {
 export async function writeText(path: string, text: string, options: { readonly fresh?: boolean } = {}): Promise<void> {
   await makeFolder(dirname(path));
   await writeFile(path, text, { encoding: "utf8", flag: options.fresh === true ? "wx" : "w" });
+}
+
+/** Writes a new UTF-8 file, and resolves when it is on the disk under its name. */
+export async function writeSafely(path: string, text: string): Promise<void> {
+  await makeFolder(dirname(path));
+  const file = await open(path, "wx");
+  try {
+    await file.writeFile(text, "utf8");
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  const folder = await open(dirname(path), "r");
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
 }
 
 /** Deletes a file or a folder with all in it; nothing happens when there is none. */

@@ -138,7 +138,7 @@ export async function restoreFile(
   const replaced = existsSync(file) ? `${file}${REPLACED}${now.slice(0, 19).replace(/[-:]/g, "").replace(" ", "T")}Z` : null;
   if (replaced === null) renameSync(restoring, file);
   else {
-    const release = lockAlone(file, replaced);
+    const release = lockAlone(file, replaced, restoring);
     try {
       secondName(file, replaced);
       syncToDisk(dirname(file));
@@ -186,9 +186,10 @@ function withConnection<R>(path: string, body: (connection: Connection) => R): R
 /**
  * Nobody else has the file open, nor gets it while this lasts; its log lies in it.
  * @param replaced where a log goes that can't be written into the file, because that is damaged
+ * @param restoring the copy that was made in vain when the file is in use
  * @returns ends it
  */
-function lockAlone(file: string, replaced: string): () => void {
+function lockAlone(file: string, replaced: string, restoring: string): () => void {
   // SQLite would take the log of a file that it doesn't know for rubbish, and remove it.
   if (!looksLikeDatabase(file)) return setLogAside(file, replaced);
   const connection = new Connection(file);
@@ -205,6 +206,7 @@ function lockAlone(file: string, replaced: string): () => void {
     connection.close();
     const code = primaryCode(error);
     if (code === RESULT.busy || code === RESULT.locked) {
+      rmSync(restoring, { force: true });
       throw new ConfigurationError(`another process has ${file} open`, {
         code: FILE_IN_USE,
         at: file,
