@@ -1,13 +1,23 @@
 import type { BackupFacts } from "../compose/backup.ts";
 import type { Config } from "../config/config.ts";
-import { ConfigurationError } from "../errors.ts";
+import { ConfigurationError, ConnectionError } from "../errors.ts";
 import { kindOf } from "../runtime/files.ts";
 import type { Command, FlagSpec, Invocation } from "./command.ts";
 import { confirm } from "./confirm.ts";
 import type { Outcome } from "./output.ts";
 import { Patience } from "./patience.ts";
 import { CommandError, EXIT, type Finding, usageError } from "./problem.ts";
-import { configOf, effectiveConfig, loadProject, logOf, openBackends, openProject, placeOf, shortPath } from "./project.ts";
+import {
+  configOf,
+  effectiveConfig,
+  type LoadedProject,
+  loadProject,
+  logOf,
+  openBackends,
+  openProject,
+  placeOf,
+  shortPath,
+} from "./project.ts";
 import { compareAll } from "./recover.ts";
 import { refuseWhileServersRun } from "./running-servers.ts";
 
@@ -120,12 +130,21 @@ export const dbRestore: Command = {
   },
 };
 
-async function compareRestored(invocation: Invocation, loaded: Awaited<ReturnType<typeof loadProject>>): Promise<Outcome> {
-  const project = await openProject(invocation, { role: "engine", setUp: false, loaded, tablesLater: true, unsettled: true });
+/** The database is in its place already: what can't be compared now is compared later, and nothing starts before that. */
+async function compareRestored(invocation: Invocation, loaded: LoadedProject): Promise<Outcome> {
   try {
-    return await compareAll(invocation, project, { since_ms: null, repair: invocation.values.has("repair"), settle: true, force: false });
-  } finally {
-    await project.close();
+    const project = await openProject(invocation, { role: "engine", setUp: false, loaded, tablesLater: true, unsettled: true });
+    try {
+      return await compareAll(invocation, project, { since_ms: null, repair: invocation.values.has("repair"), settle: true, force: false });
+    } finally {
+      await project.close();
+    }
+  } catch (error) {
+    if (!(error instanceof ConnectionError)) throw error;
+    const message = `it was not compared with the other stores: ${error.message}`;
+    const suggestion = "Run: protean recover";
+    invocation.output.say(`warning: ${message}. ${suggestion}`);
+    return { exitCode: EXIT.found, data: null, diagnostics: [{ code: "NOT_COMPARED", level: "error", message, suggestion }] };
   }
 }
 

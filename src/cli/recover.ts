@@ -130,7 +130,7 @@ function sinceOf(text: string | undefined, now_ms: number): number | null {
 
 async function keepOrphans({ config }: OpenProject, orphans: readonly OrphanedEntry[]): Promise<string> {
   await makeFolder(config.dataDir);
-  const path = join(config.dataDir, `removed-entries-${new Date().toISOString().replace(/[-:]/g, "").replace(/\.\d+/, "")}.jsonl`);
+  const path = join(config.dataDir, `removed-entries-${new Date().toISOString().replace(/[-:.]/g, "")}.jsonl`);
   await writeSafely(path, orphans.map((orphan) => `${JSON.stringify(orphan)}\n`).join(""));
   return path;
 }

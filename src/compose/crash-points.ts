@@ -37,6 +37,10 @@ export const CRASH_POINTS = {
   C17: "a failed message was handled by recovery | that is recorded",
   C20: "a lease is taken | what its former owner left is taken over",
   C23: "reconciliation has added outbox rows | it goes on",
+  R1: "after a restore: rows that are published already are marked | entries leave the streams",
+  R2: "after a restore: entries have left a stream | groups go back",
+  R3: "after a restore: a group went back | the rest",
+  R4: "after a restore: all is repaired | the database forgets that it was put back",
 } as const;
 
 export type CrashPoint = keyof typeof CRASH_POINTS;
@@ -101,6 +105,10 @@ function databaseWith(database: Database, crash: Crash, leases: Leases): Databas
   return replaced(database, {
     leases,
     outbox: outboxWith(database.outbox, crash),
+    async settleRestored() {
+      crash("R4", database.name);
+      await database.settleRestored();
+    },
     async commit(set) {
       const who = [...set.markers.map(({ handler }) => handler), ...set.appends.map(({ type }) => type)].join(" ");
       const isHandlers = set.markers.length > 0;
@@ -135,6 +143,11 @@ function outboxWith(outbox: OutboxStore, crash: Crash): OutboxStore {
       for (const row of rows) crash("C7", row.type);
       return rows;
     },
+    async notePublished(rows) {
+      const noted = await outbox.notePublished(rows);
+      if (noted > 0) crash("R1", "");
+      return noted;
+    },
     async insertMissing(rows) {
       const added = await outbox.insertMissing(rows);
       if (added > 0) crash("C23", rows.map(({ type }) => type).join(" "));
@@ -167,6 +180,16 @@ function brokerWith(broker: Broker, crash: Crash, leases: Leases): Broker {
     async setAttempts(stream, group, consumer, attempts) {
       await broker.setAttempts(stream, group, consumer, attempts);
       crash("C12", group);
+    },
+    async remove(stream, ids) {
+      const removed = await broker.remove(stream, ids);
+      crash("R2", stream);
+      return removed;
+    },
+    async rewind(stream, group, to) {
+      const made = await broker.rewind(stream, group, to);
+      crash("R3", group);
+      return made;
     },
     async deadLetter(letter) {
       crash("C13-before", letter.group);

@@ -135,6 +135,16 @@ test(
 );
 
 test(
+  "docs/backup.md runs as it stands",
+  async () => {
+    const folder = folderForPage();
+    folder.write({ "handlers/orders.ts": orders?.text ?? "" });
+    await follow("docs/backup.md", folder);
+  },
+  LIMIT_ms,
+);
+
+test(
   "docs/postgresql.md runs as it stands",
   async () => {
     const folder = folderForPage();

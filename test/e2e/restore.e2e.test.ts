@@ -2,8 +2,11 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
+import postgres from "postgres";
+import { runBinary } from "../support/binary.ts";
 import { onlyDocument, runCli } from "../support/cli.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
+import { freshDatabase, sharedPostgres } from "../support/postgres.ts";
 import { type RedisService, startRedis } from "../support/redis.ts";
 import { endAll, startProgram, untilRunning } from "../support/running.ts";
 import { until } from "../support/until.ts";
@@ -154,6 +157,27 @@ describe("a database that was put back beside a Redis that went on", () => {
     LIMIT_ms,
   );
 
+  test.each(["R1", "R2", "R3", "R3:2", "R4"])(
+    "a repair that is killed at %s is done by repairing again, and nothing is lost or doubled",
+    async (point) => {
+      goneBack();
+      expect(protean("db", "restore", "shop.bak", "--yes").exitCode).toBe(1);
+      const killed = runBinary(["recover", "--repair", "--yes"], { directory: folder.path, environment: { PROTEAN_CRASH_AT: point } });
+      expect(killed).toMatchObject({ exitCode: null, stdout: "" });
+      expect(protean("server", "--test-mode")).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("was put back") });
+      must("recover", "--repair", "--yes");
+      settle();
+      expect(summaries()).toEqual(["o1", "o2", "o3", "o4"]);
+      expect([...(await idsIn("shop::order"))].sort()).toEqual(["o1", "o2", "o3", "o4"].map((id) => `shop::order-${id}-0.1`));
+      expect(await idsIn("shop::order:command")).toHaveLength(4);
+      // The two events of after the backup are kept, at least once.
+      const kept = readdirSync(folder.at(".protean")).filter((name) => name.startsWith("removed-entries-"));
+      const lines = kept.flatMap((name) => readFileSync(folder.at(".protean", name), "utf8").trim().split("\n"));
+      expect(new Set(lines.map((line) => (JSON.parse(line) as { messageId: string }).messageId)).size).toBe(2);
+    },
+    LIMIT_ms,
+  );
+
   test(
     "what a group had read and not done at the backup is done again, though it was done since",
     async () => {
@@ -284,6 +308,47 @@ describe("a Redis that lost what it had, beside a database that kept it", () => 
     LIMIT_ms,
   );
 });
+
+test(
+  "PostgreSQL put back from a dump is compared by the time of the dump",
+  async () => {
+    const fresh = await freshDatabase("empty");
+    const admin = postgres(await sharedPostgres(), { max: 1, onnotice: () => {} });
+    const kept = `${fresh.name}_dump`;
+    try {
+      const part = (name: string, kind: string) => `[${name}]\nprovider = "${kind}"\ndatabase_uri = "${fresh.url}"\n`;
+      folder.write({
+        "domain.toml": `${SETTINGS.replace(/\[event_store\]\n.*\n/, "")}${part("databases.default", "postgresql")}${part("event_store", "message_db")}[brokers.default]\nprovider = "redis"\nURI = "${redis.url}/0"\n`,
+      });
+      must("db", "setup");
+      order("o1");
+      settle();
+      order("o2");
+      const time = new Date().toISOString();
+      await admin.unsafe(`CREATE DATABASE ${kept} TEMPLATE ${fresh.name}`);
+      settle();
+      order("o3");
+      settle();
+      await admin.unsafe(`DROP DATABASE ${fresh.name} WITH (FORCE)`);
+      await admin.unsafe(`ALTER DATABASE ${kept} RENAME TO ${fresh.name}`);
+      expect(findings()).toEqual({});
+      expect(findings(["recover", "--since", time, "--json"])).toEqual({
+        "published_already: broker default": 1,
+        "not_in_store: broker default, shop::order": 2,
+        "command_not_in_store: broker default": 1,
+        "group_ahead: shop::order:command, OrderCommandHandler": 2,
+      });
+      must("recover", "--since", time, "--repair", "--yes");
+      settle();
+      expect(summaries()).toEqual(["o1", "o2", "o3"]);
+      expect([...(await idsIn("shop::order"))].sort()).toEqual(["o1", "o2", "o3"].map((id) => `shop::order-${id}-0.1`));
+    } finally {
+      await admin.end();
+      await fresh.drop();
+    }
+  },
+  LIMIT_ms,
+);
 
 describe("a database that was put back alone", () => {
   test(
@@ -480,6 +545,8 @@ describe("db backup", () => {
       const made = protean("db", "backup", "shop.bak", "--json");
       expect(made.exitCode).toBe(1);
       expect(onlyDocument(made.stdout)).toMatchObject({ data: { noted: [], outbox_rows: 1 }, diagnostics: [{ code: "NOT_NOTED" }] });
+      const away = protean("db", "restore", "shop.bak", "--yes", "--force", "--timeout", "1s");
+      expect(away).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("it was not compared with the other stores") });
       folder.write({ "domain.toml": `${SETTINGS}[brokers.default]\nprovider = "redis"\nURI = "${redis.url}/0"\n` });
       protean("db", "restore", "shop.bak", "--yes");
       expect(findings()).toEqual({ [`not_compared: ${redis.url}/0`]: null });
