@@ -2,10 +2,10 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
 import { onlyDocument, runCli } from "../support/cli.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { pythonFile } from "../support/python-file.ts";
+import { executeIn } from "../support/sqlite-file.ts";
 
 const BANK = join(import.meta.dir, "..", "interop", "bank.ts");
 const LIMIT_ms = 60_000;
@@ -18,11 +18,7 @@ beforeEach(() => {
 });
 afterEach(() => folder.remove());
 
-function sql(file: string, text: string): void {
-  const database = new DatabaseSync(folder.at(file));
-  database.exec(text);
-  database.close();
-}
+const sql = (file: string, text: string) => executeIn(folder.at(file), text);
 
 const run = (...words: readonly string[]) =>
   runCli(["db", "import", ...words, "--handlers", BANK, "--domain", "Corner Bank"], { directory: folder.path });

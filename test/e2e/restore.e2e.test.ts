@@ -9,6 +9,7 @@ import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { freshDatabase, sharedPostgres } from "../support/postgres.ts";
 import { type RedisService, startRedis } from "../support/redis.ts";
 import { endAll, startProgram, untilRunning } from "../support/running.ts";
+import { rowsIn } from "../support/sqlite-file.ts";
 import { until } from "../support/until.ts";
 import { SHOP } from "./fixtures/shop.ts";
 
@@ -61,14 +62,7 @@ const summaries = () =>
     .map((line) => (JSON.parse(line) as { order_id: string }).order_id)
     .sort();
 
-function rows(sql: string, file = folder.at(".protean", "protean.db")): Record<string, unknown>[] {
-  const database = new DatabaseSync(file);
-  try {
-    return database.prepare(sql).all();
-  } finally {
-    database.close();
-  }
-}
+const rows = (sql: string) => rowsIn(folder.at(".protean", "protean.db"), sql);
 
 /** Ids of the messages in a stream; one that stands there twice is there twice. */
 async function idsIn(stream: string): Promise<readonly string[]> {

@@ -1,6 +1,5 @@
 /** One SQLite file and both programs: Python's is imported and published by ours, ours is read and published by Python, and both work on one at once. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { DatabaseSync } from "node:sqlite";
 import { pythonPeer } from "../../scripts/python-peer.ts";
 import { importPythonFile } from "../../src/adapters/sqlite/python-import.ts";
 import { silentLog } from "../../src/ports/log.ts";
@@ -8,6 +7,7 @@ import { SystemClock } from "../../src/runtime/clock.ts";
 import { SystemRandom } from "../../src/runtime/random.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { type RedisService, startRedis } from "../support/redis.ts";
+import { rowsIn } from "../support/sqlite-file.ts";
 import { until } from "../support/until.ts";
 import { Account, AccountSummary, Customer, domain, notes } from "./bank.ts";
 import { publishAccount, publishAll } from "./publish.ts";
@@ -68,15 +68,6 @@ describe.skipIf(!isThere)("one SQLite file and the Python peer", () => {
     return running;
   }
 
-  function rows(path: string, sql: string): Record<string, unknown>[] {
-    const database = new DatabaseSync(path);
-    try {
-      return database.prepare(sql).all();
-    } finally {
-      database.close();
-    }
-  }
-
   /** Ids of the messages in the streams, sorted; a message that stands there twice is there twice. */
   async function published(bank: RunningDomain): Promise<readonly string[]> {
     const ids: string[] = [];
@@ -93,7 +84,7 @@ describe.skipIf(!isThere)("one SQLite file and the Python peer", () => {
   test("what Python stored and hadn't published is imported, read, published and handled by ours", async () => {
     await python.app("publish", "all", "-n", "2");
     const [state] = (await python.app("state")) as unknown as [{ accounts: Record<string, unknown>[] }];
-    const waiting = rows(pythons(), "SELECT message_id FROM outbox WHERE target_broker = 'default' AND status = 'pending'");
+    const waiting = rowsIn(pythons(), "SELECT message_id FROM outbox WHERE target_broker = 'default' AND status = 'pending'");
     expect(waiting.length).toBeGreaterThan(12);
     const file = folder.at("imported.db");
     const report = await importPythonFile({
@@ -123,21 +114,21 @@ describe.skipIf(!isThere)("one SQLite file and the Python peer", () => {
     const result = await bank.settle();
     expect(result.failed).toBe(false);
     expect(await published(bank)).toEqual(waiting.map(({ message_id }) => String(message_id)).sort());
-    expect(rows(file, "SELECT DISTINCT status FROM outbox")).toEqual([{ status: "published" }]);
+    expect(rowsIn(file, "SELECT DISTINCT status FROM outbox")).toEqual([{ status: "published" }]);
     const handlers = new Set(notes.map(({ handler }) => handler));
     for (const handler of ["AuditTrail", "Greeter", "AccountSummaries", "Onboarding", "LedgerWatcher"]) expect(handlers).toContain(handler);
     // The projection is filled from Python's events, and Python's own file is as it was.
     expect((await domain.repositoryFor(AccountSummary).query.all()).total).toBe(2);
-    expect(rows(pythons(), "SELECT DISTINCT status FROM outbox")).toEqual([{ status: "pending" }]);
+    expect(rowsIn(pythons(), "SELECT DISTINCT status FROM outbox")).toEqual([{ status: "pending" }]);
   }, 60_000);
 
   test("what ours stored and hadn't published is read, published and handled by Python, on the same file", async () => {
     const bank = await open(pythons());
     await publishAll();
-    const waiting = rows(pythons(), "SELECT message_id FROM outbox WHERE target_broker = 'default'").map(({ message_id }) =>
+    const waiting = rowsIn(pythons(), "SELECT message_id FROM outbox WHERE target_broker = 'default'").map(({ message_id }) =>
       String(message_id),
     );
-    const balances = rows(pythons(), "SELECT account_id, balance FROM account ORDER BY account_id");
+    const balances = rowsIn(pythons(), "SELECT account_id, balance FROM account ORDER BY account_id");
     await bank.close();
     opened.length = 0;
 
@@ -155,9 +146,9 @@ describe.skipIf(!isThere)("one SQLite file and the Python peer", () => {
         { name: "Bob", iban: null, added_on: null },
       ],
     });
-    expect(state.outbox).toHaveLength(rows(pythons(), "SELECT 1 FROM outbox").length);
+    expect(state.outbox).toHaveLength(rowsIn(pythons(), "SELECT 1 FROM outbox").length);
     await python.app("publish", "accounts", "-n", "0", "--flush");
-    expect(rows(pythons(), "SELECT DISTINCT status, sequence_number FROM outbox")).toEqual([
+    expect(rowsIn(pythons(), "SELECT DISTINCT status, sequence_number FROM outbox")).toEqual([
       { status: "published", sequence_number: null },
     ]);
     const handled = await python.consume();
@@ -182,7 +173,7 @@ describe.skipIf(!isThere)("one SQLite file and the Python peer", () => {
     await theirs;
     await until(
       "every row is published",
-      () => rows(pythons(), "SELECT count(*) AS n FROM outbox WHERE status = 'published' AND target_broker = 'default'")[0]?.["n"] === 40,
+      () => rowsIn(pythons(), "SELECT count(*) AS n FROM outbox WHERE status = 'published' AND target_broker = 'default'")[0]?.["n"] === 40,
       30_000,
     );
     await until(
@@ -191,7 +182,7 @@ describe.skipIf(!isThere)("one SQLite file and the Python peer", () => {
       30_000,
     );
     await server.stop();
-    const ids = rows(pythons(), "SELECT message_id FROM outbox WHERE target_broker = 'default'").map(({ message_id }) =>
+    const ids = rowsIn(pythons(), "SELECT message_id FROM outbox WHERE target_broker = 'default'").map(({ message_id }) =>
       String(message_id),
     );
     expect(new Set(await published(bank))).toEqual(new Set(ids));

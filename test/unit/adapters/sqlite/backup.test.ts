@@ -1,6 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, linkSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { DatabaseSync } from "node:sqlite";
 import { backupFile, checkBackup, FILE_IN_USE, restoreFile } from "../../../../src/adapters/sqlite/backup.ts";
 import { openSqlite, type SqliteStores } from "../../../../src/adapters/sqlite/mod.ts";
 import { ConfigurationError } from "../../../../src/errors.ts";
@@ -9,6 +8,7 @@ import { STORE_VERSION } from "../../../../src/ports/store-version.ts";
 import { SystemClock } from "../../../../src/runtime/clock.ts";
 import { SystemRandom } from "../../../../src/runtime/random.ts";
 import { type TemporaryFolder, temporaryFolder } from "../../../support/folder.ts";
+import { executeIn, rowsIn } from "../../../support/sqlite-file.ts";
 import { until } from "../../../support/until.ts";
 
 const outside = { clock: new SystemClock(), random: new SystemRandom(), log: silentLog };
@@ -44,21 +44,6 @@ const streams = async (stores: SqliteStores) => (await stores.eventStore.readCat
 const backup = (note = "{}") => backupFile({ file: { file, ...outside }, to: copy, note });
 const restore = () => restoreFile({ backup: copy, file, ...outside });
 
-function sql(path: string, text: string): void {
-  const database = new DatabaseSync(path);
-  database.exec(text);
-  database.close();
-}
-
-function rows(path: string, text: string): Record<string, unknown>[] {
-  const database = new DatabaseSync(path);
-  try {
-    return database.prepare(text).all();
-  } finally {
-    database.close();
-  }
-}
-
 describe("a backup", () => {
   test("of a database that is written to all the time holds whole units of work, in one sound file", async () => {
     const writer = Bun.spawn([process.execPath, new URL("./writer-process.ts", import.meta.url).pathname, "commit", file], {
@@ -83,14 +68,14 @@ describe("a backup", () => {
     expect(facts).toMatchObject({ version: STORE_VERSION, messages: 2 * facts.outboxRows, size_bytes: statSync(copy).size });
     expect(facts.outboxRows).toBeGreaterThan(20);
     expect(readdirSync(folder.path).filter((name) => name.startsWith("backup.db"))).toEqual(["backup.db"]);
-    expect(rows(copy, "PRAGMA journal_mode")).toEqual([{ journal_mode: "delete" }]);
+    expect(rowsIn(copy, "PRAGMA journal_mode")).toEqual([{ journal_mode: "delete" }]);
     const [units1, units2, markers] = [
       "messages WHERE stream_name = 'acc-1'",
       "messages WHERE stream_name = 'acc-2'",
       "processed_message",
-    ].map((from) => rows(copy, `SELECT count(*) AS n FROM ${from}`)[0]?.["n"]);
+    ].map((from) => rowsIn(copy, `SELECT count(*) AS n FROM ${from}`)[0]?.["n"]);
     expect([units1, units2, markers]).toEqual([facts.outboxRows, facts.outboxRows, facts.outboxRows]);
-    expect(rows(copy, "SELECT note, restored_at FROM protean_backup")).toEqual([{ note: '{"some": "note"}', restored_at: null }]);
+    expect(rowsIn(copy, "SELECT note, restored_at FROM protean_backup")).toEqual([{ note: '{"some": "note"}', restored_at: null }]);
     expect(await stores.database.restored()).toBeNull();
   });
 
@@ -184,9 +169,9 @@ describe("restoring", () => {
   });
 
   test("takes the copy of a migration too; the database is then migrated when it is opened", async () => {
-    sql(copy, readFileSync(new URL("./version-1.sql", import.meta.url), "utf8"));
+    executeIn(copy, readFileSync(new URL("./version-1.sql", import.meta.url), "utf8"));
     await restore();
-    expect(rows(file, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
+    expect(rowsIn(file, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
     const stores = await open();
     expect(await stores.database.restored()).toMatchObject({ takenAt: null, note: null });
     expect((await stores.database.outbox.list({ limit: 10 })).length).toBe(7);
@@ -208,7 +193,7 @@ describe("restoring", () => {
     torn.fill(0xaa, 4096 * 3, 4096 * 6);
     await refused(torn, /is damaged|a damaged one/);
     writeFileSync(copy, whole);
-    sql(copy, "PRAGMA user_version = 99");
+    executeIn(copy, "PRAGMA user_version = 99");
     await expect(restore()).rejects.toThrow(`has schema version 99, this version of protean knows up to ${STORE_VERSION}`);
     await refused("", "is no database of this program");
     await expect(restoreFile({ backup: folder.at("nowhere.db"), file, ...outside })).rejects.toThrow("there is no file");

@@ -15,6 +15,7 @@ import { benchMessage } from "../../../bench/envelope.ts";
 import { type TemporaryFolder, temporaryFolder } from "../../../support/folder.ts";
 import { HurriedClock } from "../../../support/hurried-clock.ts";
 import { pythonFile } from "../../../support/python-file.ts";
+import { rowsIn } from "../../../support/sqlite-file.ts";
 import { until } from "../../../support/until.ts";
 
 const outside = { clock: new SystemClock(), random: new SystemRandom(), log: silentLog };
@@ -47,16 +48,6 @@ async function openFile(migrations?: readonly Migration[]): Promise<SqliteFile> 
   const one = await SqliteFile.open({ file, ...outside, ...(migrations === undefined ? {} : { migrations }) });
   opened.push(one);
   return one;
-}
-
-/** Seen by somebody else. */
-function rows(path: string, sql: string): Record<string, unknown>[] {
-  const database = new DatabaseSync(path);
-  try {
-    return database.prepare(sql).all();
-  } finally {
-    database.close();
-  }
 }
 
 /** A file that the first version wrote: events, outbox rows in every state, entries with a group. */
@@ -93,22 +84,22 @@ describe("a file of the first version", () => {
     const claimed = await database.outbox.claim({ broker: "default", limit: 10, owner: "a", lock_ms: 1000 });
     expect(claimed.map(({ id }) => id)).toEqual(["row-4-default", "row-1-default", "row-3-default", "row-5-default"]);
 
-    expect(rows(file, "SELECT entry_id FROM outbox WHERE id = 'row-0-default'")).toEqual([{ entry_id: "1795308621389-0" }]);
-    expect(rows(file, "SELECT count(*) AS n FROM outbox WHERE sequence_number IS NOT NULL")).toEqual([{ n: 0 }]);
-    expect(rows(file, "SELECT version, usable_from FROM protean_migration ORDER BY version")).toEqual([
+    expect(rowsIn(file, "SELECT entry_id FROM outbox WHERE id = 'row-0-default'")).toEqual([{ entry_id: "1795308621389-0" }]);
+    expect(rowsIn(file, "SELECT count(*) AS n FROM outbox WHERE sequence_number IS NOT NULL")).toEqual([{ n: 0 }]);
+    expect(rowsIn(file, "SELECT version, usable_from FROM protean_migration ORDER BY version")).toEqual([
       { version: 1, usable_from: null },
       { version: 2, usable_from: 2 },
     ]);
-    expect(rows(file, "PRAGMA user_version")).toEqual([{ user_version: STORE_VERSION }]);
-    expect(rows(`${file}.bak`, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
-    expect(rows(`${file}.bak`, "SELECT count(*) AS n FROM outbox WHERE sequence_number IS NOT NULL")).toEqual([{ n: 7 }]);
+    expect(rowsIn(file, "PRAGMA user_version")).toEqual([{ user_version: STORE_VERSION }]);
+    expect(rowsIn(`${file}.bak`, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
+    expect(rowsIn(`${file}.bak`, "SELECT count(*) AS n FROM outbox WHERE sequence_number IS NOT NULL")).toEqual([{ n: 7 }]);
   });
 
   test("has afterwards the layout of a fresh one", async () => {
     versionOne();
     await open();
     const layout = (path: string) =>
-      rows(path, "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY type, name")
+      rowsIn(path, "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY type, name")
         // Here the column was added later, there it was there from the start.
         .filter(({ name }) => name !== "protean_migration")
         .map(({ sql, ...rest }) => ({ ...rest, sql: String(sql).replace(/"/g, "").replace(/\s+/g, " ") }));
@@ -129,7 +120,7 @@ describe("a file of the first version", () => {
     const attempt = openSqlite({ file, ...outside, clock: new HurriedClock() });
     await expect(attempt).rejects.toBeInstanceOf(ConfigurationError);
     await expect(attempt).rejects.toThrow("schema version 1, and a server that can't use version 2 runs on it (box, process 4711");
-    expect(rows(file, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
+    expect(rowsIn(file, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
     expect(existsSync(`${file}.bak`)).toBe(false);
   });
 
@@ -140,11 +131,11 @@ describe("a file of the first version", () => {
     await until("the copy is made", () => existsSync(`${file}.bak`));
     child.kill("SIGKILL");
     await child.exited;
-    expect(rows(file, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
-    expect(rows(file, "SELECT name FROM sqlite_schema WHERE name IN ('half_done', 'protean_outbox_1')")).toEqual([]);
+    expect(rowsIn(file, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
+    expect(rowsIn(file, "SELECT name FROM sqlite_schema WHERE name IN ('half_done', 'protean_outbox_1')")).toEqual([]);
     const { database } = await open();
     expect(await database.outbox.list({ limit: 10 })).toHaveLength(7);
-    expect(rows(`${file}.bak`, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
+    expect(rowsIn(`${file}.bak`, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
     expect(existsSync(`${file}.bak.part`)).toBe(false);
   });
 
@@ -152,7 +143,7 @@ describe("a file of the first version", () => {
     versionOne();
     folder.write({ "protean.db.bak.part": "half a copy" });
     await open();
-    expect(rows(`${file}.bak`, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
+    expect(rowsIn(`${file}.bak`, "PRAGMA user_version")).toEqual([{ user_version: 1 }]);
     expect(existsSync(`${file}.bak.part`)).toBe(false);
   });
 });
@@ -160,11 +151,11 @@ describe("a file of the first version", () => {
 describe("a file of a newer version", () => {
   test("is refused in one line that names both versions", async () => {
     await (await openFile()).close();
-    rows(file, "PRAGMA user_version = 99");
+    rowsIn(file, "PRAGMA user_version = 99");
     const attempt = openFile();
     await expect(attempt).rejects.toBeInstanceOf(ConfigurationError);
     await expect(attempt).rejects.toThrow(new RegExp(`schema version 99, .* up to ${STORE_VERSION}$`));
-    expect(rows(file, "PRAGMA user_version")).toEqual([{ user_version: 99 }]);
+    expect(rowsIn(file, "PRAGMA user_version")).toEqual([{ user_version: 99 }]);
   });
 
   test("the version before it keeps running and can be started again, where the newer one says so", async () => {
@@ -174,8 +165,8 @@ describe("a file of a newer version", () => {
     await old.writeDurably(addRow);
     const restarted = await openFile();
     await restarted.writeQuickly(addRow);
-    expect(rows(file, "SELECT n FROM protean_signal")).toEqual([{ n: 3 }]);
-    expect(rows(file, "PRAGMA user_version")).toEqual([{ user_version: 3 }]);
+    expect(rowsIn(file, "SELECT n FROM protean_signal")).toEqual([{ n: 3 }]);
+    expect(rowsIn(file, "PRAGMA user_version")).toEqual([{ user_version: 3 }]);
   });
 
   test("two versions on, the old one is refused, also when it was running", async () => {
@@ -184,7 +175,7 @@ describe("a file of a newer version", () => {
     for (const write of [() => old.writeDurably(addRow), () => old.writeQuickly(addRow), () => openFile()]) {
       await expect(write()).rejects.toThrow(/schema version 4, .* up to 2$/);
     }
-    expect(rows(file, "SELECT n FROM protean_signal")).toEqual([{ n: 0 }]);
+    expect(rowsIn(file, "SELECT n FROM protean_signal")).toEqual([{ n: 0 }]);
     await openFile([...MIGRATIONS, next(3, 2)]);
   });
 
@@ -198,17 +189,17 @@ describe("a file that Python made", () => {
   beforeEach(() => pythonFile(file));
 
   test("is copied, gets our tables, and both programs can go on with what is theirs", async () => {
-    const before = rows(file, "SELECT * FROM outbox ORDER BY rowid");
+    const before = rowsIn(file, "SELECT * FROM outbox ORDER BY rowid");
     expect(before.length).toBeGreaterThan(3);
     const { database, eventStore } = await open();
-    expect(rows(file, "SELECT * FROM outbox ORDER BY rowid")).toEqual(before.map((row) => ({ ...row, entry_id: null })));
+    expect(rowsIn(file, "SELECT * FROM outbox ORDER BY rowid")).toEqual(before.map((row) => ({ ...row, entry_id: null })));
     const listed = await database.outbox.list({ limit: 1_000 });
     expect(listed).toHaveLength(before.length);
     for (const { messageId, metadata } of listed) expect(JSON.parse(metadata).headers.id).toBe(messageId);
     expect(await eventStore.lastOfCategory("$all")).toBeNull();
-    expect(rows(file, "SELECT count(*) AS n FROM account")).toEqual(rows(`${file}.bak`, "SELECT count(*) AS n FROM account"));
-    expect(rows(`${file}.bak`, "SELECT * FROM outbox ORDER BY rowid")).toEqual(before);
-    expect(rows(`${file}.bak`, "PRAGMA user_version")).toEqual([{ user_version: 0 }]);
+    expect(rowsIn(file, "SELECT count(*) AS n FROM account")).toEqual(rowsIn(`${file}.bak`, "SELECT count(*) AS n FROM account"));
+    expect(rowsIn(`${file}.bak`, "SELECT * FROM outbox ORDER BY rowid")).toEqual(before);
+    expect(rowsIn(`${file}.bak`, "PRAGMA user_version")).toEqual([{ user_version: 0 }]);
   });
 
   test("rows that Python adds later are published in their turn", async () => {
@@ -217,7 +208,7 @@ describe("a file that Python made", () => {
     const stop = database.outbox.onInsert(() => {
       wakes += 1;
     });
-    const names = rows(file, "SELECT name FROM pragma_table_info('outbox') WHERE name <> 'entry_id'").map(({ name }) => String(name));
+    const names = rowsIn(file, "SELECT name FROM pragma_table_info('outbox') WHERE name <> 'entry_id'").map(({ name }) => String(name));
     const python = new DatabaseSync(file);
     for (const [id, priority] of [
       ["first", 0],
@@ -241,6 +232,6 @@ describe("a file that Python made", () => {
     database.close();
     await expect(openFile()).rejects.toThrow('table "outbox" that was made neither by protean nor by Protean for Python');
     expect(existsSync(`${file}.bak`)).toBe(false);
-    expect(rows(file, "SELECT count(*) AS n FROM sqlite_schema WHERE name LIKE 'protean%'")).toEqual([{ n: 0 }]);
+    expect(rowsIn(file, "SELECT count(*) AS n FROM sqlite_schema WHERE name LIKE 'protean%'")).toEqual([{ n: 0 }]);
   });
 });
