@@ -2,7 +2,8 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { onlyDocument, runCli } from "../support/cli.ts";
+import { runBinary } from "../support/binary.ts";
+import { onlyDocument } from "../support/cli.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { pythonFile } from "../support/python-file.ts";
 import { executeIn } from "../support/sqlite-file.ts";
@@ -21,7 +22,7 @@ afterEach(() => folder.remove());
 const sql = (file: string, text: string) => executeIn(folder.at(file), text);
 
 const run = (...words: readonly string[]) =>
-  runCli(["db", "import", ...words, "--handlers", BANK, "--domain", "Corner Bank"], { directory: folder.path });
+  runBinary(["db", "import", ...words, "--handlers", BANK, "--domain", "Corner Bank"], { directory: folder.path });
 const table = (text: string) =>
   text
     .trim()
@@ -47,7 +48,7 @@ test(
     expect(data["tables"]).toContainEqual({ table: "outbox", rows: 4, added: 4, present: 0 });
     expect(data["outbox"]).toEqual({ pending: 4 });
     expect(diagnostics).toHaveLength(1);
-    const status = runCli(["outbox", "status", "-o", "jsonl"], { directory: folder.path });
+    const status = runBinary(["outbox", "status", "-o", "jsonl"], { directory: folder.path });
     expect(JSON.parse(status.stdout)).toMatchObject({ pending: 4 });
 
     const again = run("python.db", "--yes");

@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { DatabaseSync } from "node:sqlite";
 import { STORE_VERSION } from "../../src/ports/store-version.ts";
-import { runCli } from "../support/cli.ts";
+import { runBinary } from "../support/binary.ts";
 import { type TemporaryFolder, temporaryFolder } from "../support/folder.ts";
 import { freshDatabase } from "../support/postgres.ts";
 import { startRedis } from "../support/redis.ts";
@@ -33,7 +33,7 @@ const COMMANDS = [
 
 function expectRefusals(folder: TemporaryFolder, commands: readonly (readonly string[])[], where: RegExp): void {
   for (const words of commands) {
-    const { exitCode, stdout, stderr } = runCli(words, { directory: folder.path });
+    const { exitCode, stdout, stderr } = runBinary(words, { directory: folder.path });
     const [line = "", ...more] = stderr.split("\n").filter((one) => one.startsWith("error"));
     expect([words.join(" "), exitCode, stdout, more]).toEqual([words.join(" "), 2, "", []]);
     expect(line).toMatch(where);
@@ -48,7 +48,7 @@ describe("a newer store is refused", () => {
     () => {
       const folder = shop('[event_store]\nprovider = "sqlite"\n');
       const file = folder.at(".protean", "protean.db");
-      expect(runCli(["db", "setup"], { directory: folder.path }).exitCode).toBe(0);
+      expect(runBinary(["db", "setup"], { directory: folder.path }).exitCode).toBe(0);
       const database = new DatabaseSync(file);
       database.exec("PRAGMA user_version = 99");
       database.close();
@@ -64,7 +64,7 @@ describe("a newer store is refused", () => {
       closers.push(() => fresh.drop());
       const part = (name: string, kind: string) => `[${name}]\nprovider = "${kind}"\ndatabase_uri = "${fresh.url}"\n`;
       const folder = shop(`${part("databases.default", "postgresql")}${part("event_store", "message_db")}`);
-      expect(runCli(["db", "setup"], { directory: folder.path }).exitCode).toBe(0);
+      expect(runBinary(["db", "setup"], { directory: folder.path }).exitCode).toBe(0);
       await fresh.sql`INSERT INTO protean_schema (version, usable_from) VALUES (99, 98)`;
       expectRefusals(folder, COMMANDS, /^error: postgresql:/);
     },
