@@ -2,6 +2,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
+import { Redis } from "ioredis";
 import postgres from "postgres";
 import { runBinary } from "../support/binary.ts";
 import { onlyDocument } from "../support/cli.ts";
@@ -280,6 +281,30 @@ describe("a Redis that lost what it had, beside a database that kept it", () => 
       expect(rows('SELECT count(*) AS n FROM "order"')).toEqual([{ n: 3 }]);
       expect(summaries()).toEqual(["o1", "o2", "o3"]);
       expect(findings()).toEqual({});
+    },
+    LIMIT_ms,
+  );
+
+  test(
+    "put back from a backup of its own that is older than the database, it gets what it lacks, and groups that went back do nothing twice",
+    async () => {
+      order("o1");
+      settle();
+      const client = new Redis(redis.url);
+      const streams = ["shop::order", "shop::order:command"];
+      const dumps = await Promise.all(streams.map((stream) => client.dumpBuffer(stream)));
+      order("o2");
+      settle();
+      await client.flushall();
+      for (const [at, stream] of streams.entries()) await client.restore(stream, 0, dumps[at] ?? "");
+      client.disconnect();
+      expect(findings()).toEqual({ "lost_by_broker: broker default": 2 });
+      must("recover", "--repair", "--yes");
+      settle();
+      expect(await idsIn("shop::order")).toEqual(["o1", "o2"].map((id) => `shop::order-${id}-0.1`));
+      expect(await idsIn("shop::order:command")).toHaveLength(2);
+      expect(rows('SELECT count(*) AS n FROM "order"')).toEqual([{ n: 2 }]);
+      expect(summaries()).toEqual(["o1", "o2"]);
     },
     LIMIT_ms,
   );
